@@ -1,0 +1,1 @@
+"""Local features: image -> keypoints, scores, descriptors. Knows nothing of training."""
