@@ -1,0 +1,77 @@
+"""What all commands share: strict parsing, real booleans, one-line errors, logging."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from d2s.errors import D2SError, InputError
+
+TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+
+def boolean(text: str) -> bool:
+    """`1/0/true/false/yes/no/on/off` in any case, meaning what they say."""
+    value = text.strip().lower()
+    if value in TRUE + FALSE:
+        return value in TRUE
+    raise argparse.ArgumentTypeError(f"{text!r} is not a boolean; write one of {'/'.join(TRUE + FALSE)}")
+
+
+def flag(parser: argparse._ActionsContainer, name: str, default: bool, help: str) -> None:
+    """A boolean option: `--name`, `--name 1`, `--name false` all work."""
+    parser.add_argument(name, type=boolean, nargs="?", const=True, default=default, metavar="BOOL", help=f"{help} (default: {default})")
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses abbreviations and reports wrong use in one line, exit code 2."""
+
+    def __init__(self, **options: object) -> None:
+        options.setdefault("allow_abbrev", False)
+        super().__init__(**options)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def add_logging(parser: argparse.ArgumentParser) -> None:
+    """The options that every command has."""
+    parser.add_argument(
+        "--log_level", choices=("debug", "info", "warning", "error"), default="info", help="how much to print; debug adds tracebacks (default: info)"
+    )
+
+
+def run_command(
+    prog: str,
+    add_arguments: Callable[[argparse.ArgumentParser], None],
+    run: Callable[[argparse.Namespace], int],
+    argv: Sequence[str] | None = None,
+    description: str | None = None,
+) -> int:
+    """Parse, run, and turn every expected error into one line on stderr and its exit code."""
+    parser = Parser(prog=prog, description=description)
+    add_arguments(parser)
+    add_logging(parser)
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=args.log_level.upper(), format="%(message)s", stream=sys.stdout, force=True)
+    for noisy in ("matplotlib", "PIL", "h5py", "numba", "websocket", "visdom", "urllib3"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        return run(args)
+    except D2SError as error:
+        return _report(prog, error, error.exit_code, args.log_level)
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted; run the same command again to go on.", file=sys.stderr)
+        return 130
+    except OSError as error:  # a full disk, a folder without write access: the user's world, not a defect of ours
+        return _report(prog, InputError(f"{type(error).__name__}: {error}"), 2, args.log_level)
+
+
+def _report(prog: str, error: D2SError, exit_code: int, log_level: str) -> int:
+    if log_level == "debug":
+        logging.getLogger("d2s").exception("%s", error)
+    print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
+    return exit_code

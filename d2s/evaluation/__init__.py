@@ -1,0 +1,1 @@
+"""Predict (poses to disk), score (metrics from disk), report (tables, plots, HTML)."""

@@ -1,0 +1,1 @@
+"""PnP-RANSAC back ends behind one interface, and the Localizer."""

@@ -1,0 +1,1 @@
+"""Descriptor matching: mutual nearest neighbours, LightGlue."""

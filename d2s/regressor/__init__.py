@@ -1,0 +1,1 @@
+"""The D2S network, its losses and its model files."""

@@ -1,0 +1,44 @@
+"""What localization needs of a trained network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d2s.features.base import LocalFeatures
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What `model.json` says beside the network itself.
+
+    `features`: settings of the extractor that the network was trained with (`d2s.features.table.extractor_from_settings` rebuilds it).
+    `reliability_threshold`: keypoints with a reliability above it go to PnP. `max_error`: RANSAC inlier threshold in pixels of the
+    original image. `cameras`: the camera strings of the mapping images. `bounds`: (2, 3) minimum and maximum of the mapped points.
+    """
+
+    dataset: str
+    scene: str
+    units: str
+    features: dict[str, Any]
+    num_keypoints: int
+    reliability_threshold: float = 0.5
+    max_error: float = 12.0
+    cameras: tuple[str, ...] = ()
+    bounds: tuple[tuple[float, float, float], tuple[float, float, float]] = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
+    train_seconds: float = 0.0
+    seed: int = 0
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class SceneRegressor(Protocol):
+    """A network that knows one place."""
+
+    info: ModelInfo
+
+    def predict(self, features: LocalFeatures) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Scene coordinates (N, 3) in the scene's unit and reliabilities (N,) in [0, 1] of the features of one image."""
+        ...

@@ -1,0 +1,1 @@
+"""Batches, augmentation, schedule, trainer, checkpoints, tracking."""

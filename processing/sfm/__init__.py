@@ -1,0 +1,1 @@
+"""Structure from motion: pairs, the native pycolmap path, the hloc path."""

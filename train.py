@@ -1,0 +1,8 @@
+"""`python train.py …` is `d2s train …`."""
+
+import sys
+
+from d2s.cli import run_module
+
+if __name__ == "__main__":
+    sys.exit(run_module("train"))
