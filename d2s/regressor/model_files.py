@@ -1,0 +1,105 @@
+"""The files of a trained model: `model.safetensors` (fp16) and `model.json`. Together they are everything that localizing needs, except
+the feature network that all scenes share."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from d2s.config import ModelConfig
+from d2s.errors import FormatError, InputError, MissingFileError
+from d2s.features.base import LocalFeatures
+from d2s.regressor.base import ModelInfo
+from d2s.regressor.network import D2SNet
+from d2s.regressor.precision import resolve_precision
+from d2s.scene.atomic import atomic_path, read_json, write_json
+
+FORMAT_VERSION = 1
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+
+
+class TrainedModel:
+    """A D2S network with what it was trained for; a `SceneRegressor`."""
+
+    def __init__(self, network: D2SNet, info: ModelInfo, device: str | torch.device = "cpu", precision: str = "auto") -> None:
+        self.network, self.info, self.device = network.to(device).eval(), info, torch.device(device)
+        self.dtype = resolve_precision(precision, self.device)
+
+    @torch.inference_mode()
+    def predict(self, features: LocalFeatures) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Scene coordinates (N, 3) in the scene's unit and reliabilities (N,) of the keypoints of one image."""
+        if len(features) == 0:
+            return np.zeros((0, 3), np.float32), np.zeros(0, np.float32)
+        if features.descriptors.shape[1] != self.network.descriptor_dim:
+            raise InputError(
+                f"This model takes {self.network.descriptor_dim}-d descriptors, not {features.descriptors.shape[1]}-d ones.",
+                f"Extract {self.info.features.get('name', 'the same')} features.",
+            )
+        descriptors = torch.from_numpy(np.asarray(features.descriptors, dtype=np.float32)).to(self.device)[None]
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            xyz, u = self.network(descriptors)
+        return xyz[0].cpu().numpy(), self.network.reliability(u)[0].cpu().numpy()
+
+
+def save_model(folder: Path, network: D2SNet, info: ModelInfo) -> None:
+    """Publish `folder` with the weights in half precision and their description."""
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        write_model(temporary, network, info)
+
+
+def write_model(folder: Path, network: D2SNet, info: ModelInfo) -> None:
+    """Write the two files into a folder that exists. Centre and scale stay float32: a place may lie far from its origin."""
+    tensors = {
+        name: tensor.detach().cpu().to(torch.float32 if name in ("center", "scale") else torch.float16).contiguous()
+        for name, tensor in network.state_dict().items()
+    }
+    save_file(tensors, folder / WEIGHTS)
+    description = {
+        "format_version": FORMAT_VERSION,
+        "network": {**dataclasses.asdict(network.config), "descriptor_dim": network.descriptor_dim},
+        "info": dataclasses.asdict(info),
+    }
+    write_json(folder / DESCRIPTION, description)
+
+
+def load_model(path: Path, device: str | torch.device = "cpu", precision: str = "auto") -> TrainedModel:
+    """Load a `model/` folder, a checkpoint folder, or a `.safetensors` file with its `model.json` beside it."""
+    folder = Path(path).parent if Path(path).suffix == ".safetensors" else Path(path)
+    weights = Path(path) if Path(path).suffix == ".safetensors" else folder / WEIGHTS
+    if not weights.is_file():
+        raise MissingFileError(f"{weights} does not exist: no trained model there.", "Give the model/ folder of a run, or train first: d2s train.")
+    network, info = _from_description(read_json(folder / DESCRIPTION), folder / DESCRIPTION)
+    try:
+        network.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()})
+    except (SafetensorError, RuntimeError) as error:
+        raise FormatError(f"{weights} does not fit {DESCRIPTION} beside it: {' '.join(str(error).split())[:300]}.") from None
+    return TrainedModel(network, info, device, precision)
+
+
+def _from_description(value: Any, path: Path) -> tuple[D2SNet, ModelInfo]:
+    if not isinstance(value, dict) or value.get("format_version") != FORMAT_VERSION:
+        raise FormatError(f"{path} is not a model description of format version {FORMAT_VERSION}.", "Train again, or use the program that wrote it.")
+    try:
+        network = dict(value["network"])
+        descriptor_dim = network.pop("descriptor_dim")
+        config = ModelConfig(**{**network, "head_widths": tuple(network["head_widths"])})
+        info = dict(value["info"])
+        info["cameras"] = tuple(info["cameras"])
+        info["bounds"] = tuple(tuple(corner) for corner in info["bounds"])
+        return D2SNet(config, descriptor_dim), ModelInfo(**info)
+    except (KeyError, TypeError) as error:
+        raise FormatError(f"{path} is damaged ({type(error).__name__}: {error}).") from None
+
+
+def model_bytes(path: Path) -> int:
+    """Size on disk of everything that localizing needs, without the feature network that all scenes share."""
+    folder = Path(path).parent if Path(path).suffix == ".safetensors" else Path(path)
+    return sum((folder / name).stat().st_size for name in (WEIGHTS, DESCRIPTION))
