@@ -1,0 +1,66 @@
+"""Finding a scene's folder and the images in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from d2s.errors import FormatError, InputError, MissingFileError
+from processing.adapters.base import AdapterOptions
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
+
+
+def scene_folder(options: AdapterOptions, dataset: str, looks_right: Callable[[Path], bool], expected: str) -> Path:
+    """The folder of the scene: DATASET_DIR/DATASET/SCENE, DATASET_DIR/SCENE, or DATASET_DIR itself.
+
+    The first that `looks_right` is taken; `expected` says in the error what it should hold. Raises MissingFileError or InputError.
+    """
+    if options.dataset_dir is None:
+        raise InputError(f"--dataset {dataset} needs --dataset_dir.", f"Give the folder that holds {expected}.")
+    root = Path(options.dataset_dir)
+    if not root.is_dir():
+        raise MissingFileError(f"--dataset_dir {root} is not a folder.", f"Give the folder that holds {expected}.")
+    candidates = [root / dataset / options.scene, root / options.scene, root] if options.scene else [root]
+    for folder in candidates:
+        if folder.is_dir() and looks_right(folder):
+            return folder
+    raise _no_scene(candidates, options.scene, expected)
+
+
+def _no_scene(candidates: list[Path], scene: str, expected: str) -> InputError:
+    named = [folder for folder in candidates[:-1] if folder.is_dir()] if scene else candidates
+    if not named:
+        tried = " and ".join(str(folder) for folder in candidates[:-1])
+        inside = ", ".join(sorted(p.name for p in candidates[-1].iterdir() if p.is_dir() and not p.name.startswith("."))[:10]) or "no folder"
+        return MissingFileError(f"Scene {scene!r} was not found: tried {tried}.", f"{candidates[-1]} holds {inside}.")
+    folder = named[0]
+    state = "is empty" if not any(folder.iterdir()) else f"does not hold {expected}"
+    return InputError(f"{folder} {state}.", f"It must hold {expected}.")
+
+
+def find_files(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[str]:
+    """Names, relative to `folder`, of all files with the given suffixes (any case), sorted; hidden files and folders are skipped."""
+    return sorted(name for name in _walk(folder) if name.lower().endswith(suffixes))
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        for name in files:
+            if not name.startswith("."):
+                yield (Path(parent) / name).relative_to(folder).as_posix()
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(width, height) of the stored pixels, from the file's header. Raises MissingFileError or FormatError naming the file."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except FileNotFoundError:
+        raise MissingFileError(f"Image {path} does not exist.") from None
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise FormatError(f"{path} is not a readable image ({error}).", "Replace or remove it.") from None

@@ -1,0 +1,21 @@
+"""Every data set format that can be read: name -> module. A module is imported when it is asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from d2s.errors import unknown_choice
+from processing.adapters.base import AdapterOptions, SceneSource
+
+ADAPTERS: dict[str, tuple[str, str]] = {
+    "7scenes": ("processing.adapters.seven_scenes", "RGB-D sequences with pose files, or pseudo ground truth of Brachmann et al."),
+}
+"""name -> (module with a function `load`, what it reads)."""
+
+
+def load_source(dataset: str, options: AdapterOptions) -> SceneSource:
+    """Read a place in the named format. Raises InputError (one clear line) for an unknown name or for data that cannot be used."""
+    if dataset not in ADAPTERS:
+        raise unknown_choice("dataset", dataset, ADAPTERS)
+    source: SceneSource = import_module(ADAPTERS[dataset][0]).load(options)
+    return source
