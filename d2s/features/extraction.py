@@ -1,0 +1,64 @@
+"""Features of many image files: decoded in the background while the network runs."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d2s.errors import InputError
+from d2s.features.base import Extractor, LocalFeatures
+from d2s.features.images import read_image
+
+OnError = Callable[[str, InputError], None]
+Item = tuple[str, Path]
+Loaded = tuple[str, NDArray[np.uint8]]
+
+
+def extract_all(
+    extractor: Extractor,
+    items: Sequence[Item],
+    batch_size: int | None = None,
+    prefetch: int = 16,
+    on_error: OnError | None = None,
+) -> Iterator[tuple[str, LocalFeatures]]:
+    """Name and features of every (name, image file), in the order given.
+
+    `batch_size`: images given to the extractor at once (default: what the extractor prefers). `prefetch`: images decoded ahead.
+    An image that cannot be read raises InputError naming the file, or is left out after `on_error(name, error)` where that is given.
+    """
+    count: int = batch_size or getattr(extractor, "batch_size", 1)
+    with closing(_load_ahead(items, max(prefetch, count), on_error)) as loaded:
+        while batch := list(islice(loaded, count)):
+            features = extractor.extract([image for _, image in batch])
+            yield from zip((name for name, _ in batch), features, strict=True)
+
+
+def _load_ahead(items: Sequence[Item], ahead: int, on_error: OnError | None) -> Generator[Loaded, None, None]:
+    """Decoded images in order; at most `ahead` of them wait in memory."""
+    pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode")
+    waiting: deque[tuple[str, Future[NDArray[np.uint8]]]] = deque()
+    source = iter(items)
+    try:
+        while True:
+            for name, path in islice(source, ahead - len(waiting)):
+                waiting.append((name, pool.submit(read_image, path)))
+            if not waiting:
+                return
+            name, future = waiting.popleft()
+            try:
+                image = future.result()
+            except InputError as error:
+                if on_error is None:
+                    raise
+                on_error(name, error)
+                continue
+            yield name, image
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,88 @@
+"""The local features by name. What a name stands for is imported only when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from d2s.errors import InputError, WeightsError, unknown_choice
+from d2s.features.base import Extractor
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """What is known about a feature without importing it.
+
+    `factory`: `module:class`, called as `factory(name=…, num_keypoints=…, device=…, weights=…, **options)`. `options`: every option with
+    its default; they are part of the settings, so that a change of a default never changes an existing scene.
+    `weights`: the checkpoint that it needs (a key of `d2s.features.weights.WEIGHTS`), None where there is none.
+    """
+
+    factory: str
+    descriptor_dim: int
+    description: str
+    code_licence: str
+    weights: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+FEATURES: dict[str, FeatureSpec] = {
+    "sift": FeatureSpec(
+        "d2s.features.sift:SiftExtractor",
+        128,
+        "RootSIFT of OpenCV; no weights, works everywhere",
+        "Apache-2.0 (OpenCV)",
+        options={"max_side": 1600, "contrast_threshold": 0.004, "edge_threshold": 10.0},
+    ),
+}
+
+
+def feature_spec(name: str) -> FeatureSpec:
+    """The entry of `name`. Raises InputError listing the names when there is none."""
+    if name not in FEATURES:
+        raise unknown_choice("feature", name, FEATURES)
+    return FEATURES[name]
+
+
+def make_extractor(name: str, num_keypoints: int = 2048, device: str = "cpu", weights: Path | None = None, **options: Any) -> Extractor:
+    """The extractor `name` that keeps the best `num_keypoints` of each image.
+
+    `weights`: a checkpoint file instead of the resolved one. `options`: those of the feature's entry in FEATURES.
+    Raises InputError for unknown names, options and values, WeightsError when the weights cannot be had.
+    """
+    spec = feature_spec(name)
+    unknown = sorted(set(options) - set(spec.options))
+    if unknown:
+        raise InputError(f"Feature {name} has no option {', '.join(unknown)}.", f"It has: {', '.join(spec.options) or 'none'}.")
+    if num_keypoints < 1:
+        raise InputError(f"The number of keypoints must be at least 1, not {num_keypoints}.")
+    if weights is not None and spec.weights is None:
+        raise InputError(f"Feature {name} has no weights; {weights} cannot be used.", "Leave out --weights.")
+    module, _, factory = spec.factory.partition(":")
+    create = getattr(importlib.import_module(module), factory)
+    extractor: Extractor = create(name=name, num_keypoints=num_keypoints, device=device, weights=weights, **{**spec.options, **options})
+    return extractor
+
+
+def extractor_from_settings(settings: Mapping[str, Any], device: str = "cpu", weights: Path | None = None) -> Extractor:
+    """The extractor whose `settings()` gave `settings`.
+
+    Raises InputError when they describe none, WeightsError when the weights found here are not those that were used then.
+    """
+    options = dict(settings)
+    try:
+        name, num_keypoints = options.pop("name"), options.pop("num_keypoints")
+    except KeyError as missing:
+        raise InputError(f"The settings of the local features lack {missing}: {dict(settings)}.", "Extract the features again.") from None
+    expected = options.pop("weights_sha256", None)
+    extractor = make_extractor(name, num_keypoints, device, weights, **options)
+    found = extractor.settings().get("weights_sha256")
+    if found != expected:
+        raise WeightsError(
+            f"The weights of feature {name} found here (sha256 {found}) are not those that the scene was made with (sha256 {expected}).",
+            "Give the right file with --weights, or preprocess and train the scene again.",
+        )
+    return extractor
