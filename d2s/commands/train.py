@@ -1,0 +1,200 @@
+"""Learn a scene: descriptors and labels of a preprocessed scene become a small network."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from d2s.commands.device import add_device, choose_device
+from d2s.commands.options import flag
+from d2s.commands.validation import make_validation
+from d2s.config import Recipe, find_recipe, load_recipe, to_ini
+from d2s.errors import InputError, SettingsMismatchError
+from d2s.geometry.camera import format_camera
+from d2s.regressor.base import ModelInfo
+from d2s.regressor.model_files import model_bytes, save_model
+from d2s.regressor.network import D2SNet
+from d2s.scene.atomic import write_text
+from d2s.scene.manifest import Scene
+from d2s.training.checkpoint import TrainingState, load_checkpoint
+from d2s.training.data import TrainingSet, load_training_set
+from d2s.training.run_dir import RunDir, default_run_name
+from d2s.training.tracking import Console, JsonLines, Tracker, format_seconds, make_visdom
+from d2s.training.trainer import Trainer, make_network, make_optimizer
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `d2s train`."""
+    parser.add_argument("--dataset", default="7scenes", help="data set of the preprocessed scene (default: 7scenes)")
+    parser.add_argument("--scene", required=True, help="name of the preprocessed scene")
+    parser.add_argument("--data_dir", type=Path, default=Path("dataset"), help="where d2s preprocess wrote (default: dataset)")
+    parser.add_argument("--config_file", type=Path, default=Path("configs/fast.ini"), help="recipe (default: configs/fast.ini)")
+    parser.add_argument("--model", type=int, choices=(1, 2), default=None, help="1: MLP, 2: attention + MLP (default: what the recipe says)")
+    add_device(parser)
+    flag(parser, "--augment", False, "also train on offline augmented images of the scene")
+    flag(parser, "--unlabel", False, "also train on pseudo-labelled images of the scene")
+    parser.add_argument("--unlabel_rate", type=float, default=1.0, help="share of the pseudo-labelled images to use, 0 to 1 (default: 1)")
+    flag(parser, "--resume_optim", False, "second stage: go on from a finished first stage with lr_add and the reprojection loss")
+    parser.add_argument(
+        "--checkpoint", type=int, default=0, metavar="EPOCH", help="start from this epoch's checkpoint: its weights, with --resume_optim its optimiser too"
+    )
+    parser.add_argument("--log_dir", type=Path, default=Path("logs"), help="folder of all runs (default: logs)")
+    parser.add_argument("--name", default=None, help="name of the run (default: DATASET_SCENE_CONFIG_model_M)")
+    parser.add_argument("--visdom", choices=("auto", "on", "off"), default="auto", help="curves in Visdom; auto: when a server answers (default)")
+    parser.add_argument("--visdom_server", default="http://localhost", help="address of the Visdom server (default: http://localhost)")
+    parser.add_argument("--visdom_port", type=int, default=8097, help="port of the Visdom server (default: 8097)")
+    parser.add_argument("--seed", type=int, default=None, help="seed of every random number (default: what the recipe says)")
+    parser.add_argument("--max_minutes", type=float, default=None, help="end after this many minutes; 0: by steps only (default: what the recipe says)")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change one option of the recipe; repeatable")
+    parser.add_argument(
+        "--resume", default="auto", metavar="{auto,never,PATH}", help="auto: go on with an unfinished run (default); never: start anew; PATH: from a checkpoint"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, or finish a killed training, and publish the model."""
+    recipe = recipe_from_args(args)
+    folder = args.data_dir / args.dataset / args.scene
+    scene = Scene.load(folder)
+    _refuse_missing_images(args, folder)
+    run_dir = RunDir(args.log_dir / (args.name or default_run_name(args.dataset, args.scene, args.config_file.stem, recipe.model.model)))
+    stage = 2 if args.resume_optim else 1
+    if _prepare_run_dir(run_dir, recipe, scene, folder, args.resume, stage):
+        logger.info("%s is already finished: %s. Train anew with --resume never.", run_dir.path, run_dir.model)
+        return 0
+    _log_to_file(run_dir)
+    data = load_training_set(folder, scene)
+    network = make_network(recipe, data)
+    optimizer = make_optimizer(recipe, network)
+    device = choose_device(args.cudaid)
+    network.to(device)
+    state = _starting_state(run_dir, args, stage, network, optimizer)
+    info = _model_info(scene, recipe, data)
+    logger.info(
+        "Training on %d images (%d labelled keypoints), %d weights, on %s.", len(data), int(data.valid.sum()), _weights(network), device
+    )
+    trackers = _trackers(args, run_dir, state)
+    trainer = Trainer(recipe, data, network, optimizer, state, run_dir, info, trackers, make_validation(folder, scene, info), device)
+    try:
+        trainer.run()
+    finally:
+        for tracker in trackers:
+            tracker.close()
+    _publish(run_dir, network, state, info, recipe, stage)
+    return 0
+
+
+def recipe_from_args(args: argparse.Namespace) -> Recipe:
+    """The recipe file with what the command line changes."""
+    values: dict[str, Any] = {"model.model": args.model, "training.seed": args.seed, "training.max_minutes": args.max_minutes}
+    return load_recipe(find_recipe(args.config_file), args.set, {name: value for name, value in values.items() if value is not None})
+
+
+def _refuse_missing_images(args: argparse.Namespace, folder: Path) -> None:
+    if not 0 <= args.unlabel_rate <= 1:
+        raise InputError(f"--unlabel_rate {args.unlabel_rate} must be between 0 and 1.")
+    for option in ("augment", "unlabel"):
+        if getattr(args, option):
+            raise InputError(f"--{option}: {folder} has no such images; this version of d2s preprocess does not make them yet.", "Leave the option out.")
+
+
+def _prepare_run_dir(run_dir: RunDir, recipe: Recipe, scene: Scene, folder: Path, resume: str, stage: int) -> bool:
+    """Make the run's folder ready; True when there is nothing left to do."""
+    if resume == "never" and stage == 1:
+        run_dir.clear()
+    text, scene_hash = to_ini(recipe), hashlib.sha256((folder / "scene.json").read_bytes()).hexdigest()[:16]
+    if run_dir.config.is_file():
+        _require_equal(run_dir, text, scene_hash)
+    else:
+        write_text(run_dir.config, text)
+        run_dir.write_state(dataset=scene.dataset, scene=scene.name, scene_hash=scene_hash, finished_stages=[])
+    return stage in run_dir.state().get("finished_stages", []) and resume != "never"
+
+
+def _require_equal(run_dir: RunDir, text: str, scene_hash: str) -> None:
+    """Going on with another recipe or another scene would give a model that neither describes."""
+    remedy = "Start anew with --resume never, or give the run another --name."
+    old = run_dir.config.read_text(encoding="utf-8").splitlines()
+    changed = [line for line in text.splitlines() if line not in old]
+    if changed:
+        raise SettingsMismatchError(f"{run_dir.path} was started with another recipe (now: {'; '.join(changed[:4])}).", remedy)
+    if run_dir.state().get("scene_hash") != scene_hash:
+        raise SettingsMismatchError(f"{run_dir.path} was started on another version of the scene.", remedy)
+
+
+def _starting_state(run_dir: RunDir, args: argparse.Namespace, stage: int, network: D2SNet, optimizer: torch.optim.Optimizer) -> TrainingState:
+    """Load what the options ask to start from."""
+    if args.resume not in ("auto", "never"):
+        return load_checkpoint(Path(args.resume), network, optimizer)
+    if args.checkpoint:
+        state = load_checkpoint(run_dir.require_checkpoint(args.checkpoint), network, optimizer if stage == 2 else None)
+        return _second_stage(state) if stage == 2 else TrainingState()
+    epochs = run_dir.checkpoints()
+    if stage == 2 and not epochs:
+        raise InputError(f"--resume_optim: {run_dir.path} has no finished first stage.", "Train without --resume_optim first.")
+    if not epochs:
+        return TrainingState()
+    state = load_checkpoint(run_dir.checkpoint(epochs[-1]), network, optimizer)
+    if stage == 2 and state.stage == 1:
+        if 1 not in run_dir.state().get("finished_stages", []):
+            raise InputError(f"--resume_optim: the first stage of {run_dir.path} is not finished.", "Finish it without --resume_optim first.")
+        return _second_stage(state)
+    logger.info("Going on after epoch %d.", state.epoch)
+    return state
+
+
+def _second_stage(state: TrainingState) -> TrainingState:
+    return replace(state, stage=2, step=0, elapsed=0.0, scores={})
+
+
+def _model_info(scene: Scene, recipe: Recipe, data: TrainingSet) -> ModelInfo:
+    return ModelInfo(
+        dataset=scene.dataset,
+        scene=scene.name,
+        units=scene.units,
+        features=scene.features.get("settings", {}),
+        num_keypoints=int(data.mask.shape[1]),
+        reliability_threshold=recipe.localization.reliability_threshold,
+        max_error=recipe.localization.max_error,
+        cameras=tuple(format_camera(camera) for camera in data.cameras[:20]),
+        bounds=data.bounds(),
+        seed=recipe.training.seed,
+    )
+
+
+def _trackers(args: argparse.Namespace, run_dir: RunDir, state: TrainingState) -> list[Tracker]:
+    trackers: list[Tracker] = [Console(), JsonLines(run_dir.metrics, state.total_steps)]
+    visdom = make_visdom(args.visdom, run_dir.path.name, args.visdom_server, args.visdom_port)
+    return trackers + ([visdom] if visdom else [])
+
+
+def _log_to_file(run_dir: RunDir) -> None:
+    handler = logging.FileHandler(run_dir.log, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logging.getLogger().addHandler(handler)
+
+
+def _publish(run_dir: RunDir, network: D2SNet, state: TrainingState, info: ModelInfo, recipe: Recipe, stage: int) -> None:
+    """The best checkpoint on validation (the last one where there is no validation split) becomes the run's model."""
+    best = state.best_epoch()
+    epoch = best if best in run_dir.checkpoints() else run_dir.checkpoints()[-1]
+    load_checkpoint(run_dir.checkpoint(epoch), network, None)
+    save_model(run_dir.model, network, replace(info, train_seconds=round(state.total_seconds, 1)))
+    run_dir.write_state(
+        finished_stages=sorted({*run_dir.state().get("finished_stages", []), stage}), model_epoch=epoch, train_seconds=round(state.total_seconds, 1)
+    )
+    logger.info(
+        "Trained in %s. Model of epoch %d: %s (%.1f MB).", format_seconds(state.total_seconds), epoch, run_dir.model, model_bytes(run_dir.model) / 1e6
+    )
+
+
+def _weights(network: D2SNet) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())

@@ -1,0 +1,59 @@
+"""Validation while training: localize the scene's validation images from their stored features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from d2s.geometry import pose
+from d2s.localization.localizer import Localizer
+from d2s.regressor.base import ModelInfo
+from d2s.regressor.model_files import TrainedModel
+from d2s.regressor.network import D2SNet
+from d2s.scene.feature_store import FeatureReader
+from d2s.scene.manifest import Scene
+from d2s.training.data import FEATURES
+from d2s.training.trainer import Validation
+
+MAX_IMAGES = 60
+"""Validation images used at each validation, spread evenly: a few seconds on two cores."""
+
+
+def make_validation(folder: Path, scene: Scene, info: ModelInfo) -> Validation | None:
+    """A function from network to numbers, or None when the scene has no validation images."""
+    images = [image for image in scene.split("val") if image.cam_from_world is not None]
+    if not images:
+        return None
+    images = images[:: max(1, -(-len(images) // MAX_IMAGES))]
+    with FeatureReader(folder / FEATURES) as reader:
+        features = [reader.read(image.name) for image in images]
+    tolerance, name, unit = _tolerance(scene)
+
+    def validate(network: D2SNet) -> dict[str, Any]:
+        device = next(network.parameters()).device
+        localizer = Localizer(TrainedModel(network, info, device))
+        results = [localizer.localize_features(f, scene.camera(image)) for image, f in zip(images, features, strict=True)]
+        errors = np.array(
+            [
+                pose.pose_error(result.cam_from_world, image.cam_from_world) if result.success else (np.inf, 180.0)  # type: ignore[arg-type]
+                for image, result in zip(images, results, strict=True)
+            ]
+        )
+        recall = float(((errors[:, 0] <= tolerance) & (errors[:, 1] <= 5)).mean())
+        median_t, median_r = (min(float(value), 1e9) for value in np.median(errors, axis=0))  # JSON has no infinity
+        return {
+            "score": [recall, -median_t], "median_t": median_t, "median_r_deg": median_r, "unit": unit, "recall": recall,
+            "recall_name": name, "n": len(images),
+        }  # fmt: skip
+
+    return validate
+
+
+def _tolerance(scene: Scene) -> tuple[float, str, str]:
+    """Distance that counts as localized, its name, and the name of the unit: 5 cm, or 1 % of the camera path's extent without a scale."""
+    if scene.units == "metres":
+        return 0.05, "5 cm/5 deg", "m"
+    centers = pose.center(np.stack([image.cam_from_world for image in scene.images if image.cam_from_world is not None]))
+    return 0.01 * float(np.linalg.norm(np.ptp(centers, axis=0))), "1 % of the scene/5 deg", "scene units"
