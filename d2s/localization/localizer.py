@@ -1,0 +1,163 @@
+"""One image in, its camera pose out."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+from numpy.typing import NDArray
+
+from d2s.errors import InputError
+from d2s.features.base import Extractor, LocalFeatures
+from d2s.geometry.camera import parse_camera
+from d2s.localization.base import PoseEstimator
+from d2s.localization.result import LocalizationResult
+from d2s.localization.table import DEFAULT_ESTIMATOR, make_estimator
+from d2s.regressor.base import SceneRegressor
+
+MIN_KEPT = 50  # when fewer keypoints are reliable, the most reliable ones up to this number go to PnP
+
+Image = NDArray[np.uint8] | str | os.PathLike[str]
+
+
+class Localizer:
+    """A trained place: features, scene coordinates, pose.
+
+    `threshold`: keypoints more reliable than that go to PnP (None: the model's own; 0 keeps all). The extractor is built from the model's
+    settings when the first image needs it.
+    """
+
+    def __init__(
+        self,
+        regressor: SceneRegressor,
+        estimator: PoseEstimator | None = None,
+        extractor: Extractor | None = None,
+        threshold: float | None = None,
+        device: str = "cpu",
+        weights: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.regressor, self.info = regressor, regressor.info
+        self.estimator = estimator or make_estimator(max_error=self.info.max_error)
+        self.threshold = self.info.reliability_threshold if threshold is None else threshold
+        self._extractor, self._device = extractor, device
+        self._weights = None if weights is None else Path(weights)
+
+    @staticmethod
+    def load(
+        path: str | os.PathLike[str],
+        device: str = "cpu",
+        pnp: str = DEFAULT_ESTIMATOR,
+        max_error: float | None = None,
+        weights: str | os.PathLike[str] | None = None,
+    ) -> Localizer:
+        """The localizer of a model folder, checkpoint folder or model file.
+
+        `pnp`: poselib, pycolmap or opencv. `max_error`: RANSAC threshold in pixels of the original image (default: the model's).
+        `weights`: file of the feature network, where it is not found by itself. Raises InputError.
+        """
+        from d2s.regressor.model_files import load_model  # loads torch, which a localizer around another regressor does not need
+
+        regressor = load_model(Path(path), device=device)
+        estimator = make_estimator(pnp, regressor.info.max_error if max_error is None else max_error)
+        return Localizer(regressor, estimator, device=device, weights=weights)
+
+    @property
+    def extractor(self) -> Extractor:
+        """The feature extractor that the model was trained with."""
+        if self._extractor is None:
+            from d2s.features.table import extractor_from_settings
+
+            self._extractor = extractor_from_settings(self.info.features, self._device, self._weights)
+        return self._extractor
+
+    def localize(self, image: Image, camera: pycolmap.Camera | str) -> LocalizationResult:
+        """Pose of one image: (H, W) or (H, W, 3) RGB uint8, or the path of an image file.
+
+        `camera`: its COLMAP camera, or "MODEL W H p0 p1 …". Raises InputError for an image that cannot be read and for a camera of
+        another size; an image that cannot be localized is a result with success = False.
+        """
+        start = time.perf_counter()
+        camera = _as_camera(camera)
+        pixels = _as_pixels(image)
+        _check_size((pixels.shape[1], pixels.shape[0]), camera)
+        ms: dict[str, float] = {}
+        with _timed(ms, "features"):
+            features = self.extractor.extract([pixels])[0]
+        result = self._localize(features, camera, ms)
+        ms["total"] = 1e3 * (time.perf_counter() - start)
+        return result
+
+    def localize_features(self, features: LocalFeatures, camera: pycolmap.Camera | str) -> LocalizationResult:
+        """Pose of an image whose features are known already (validation during training, sweeps over checkpoints)."""
+        camera = _as_camera(camera)
+        _check_size(features.image_size, camera)
+        ms = {"features": 0.0}
+        result = self._localize(features, camera, ms)
+        ms["total"] = sum(ms.values())
+        return result
+
+    def _localize(self, features: LocalFeatures, camera: pycolmap.Camera, ms: dict[str, float]) -> LocalizationResult:
+        features = features.top(self.info.num_keypoints)
+        with _timed(ms, "regressor"):
+            xyz, reliability = self._predict(features)
+        with _timed(ms, "pnp"):
+            used = select_reliable(reliability, self.threshold)
+            found = self.estimator.estimate(features.keypoints[used], xyz[used], camera, reliability[used])
+        inliers = np.zeros(len(features), dtype=bool)
+        inliers[np.flatnonzero(used)[found.inliers]] = True
+        return LocalizationResult(
+            found.success, found.cam_from_world, found.reason, ms, features.keypoints, xyz, reliability, used, inliers
+        )
+
+    def _predict(self, features: LocalFeatures) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        if len(features) == 0:  # a black image: nothing for the network to look at
+            return np.zeros((0, 3), np.float32), np.zeros(0, np.float32)
+        return self.regressor.predict(features)
+
+
+def select_reliable(reliability: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
+    """Mask (N,) of the keypoints above `threshold`, or of the `MIN_KEPT` most reliable ones where that gives fewer.
+
+    A few wrong points cost RANSAC nothing, while a handful of right ones may not be enough for it. NaN is never reliable.
+    """
+    reliability = np.nan_to_num(reliability, nan=-np.inf)
+    used = reliability > threshold
+    if used.sum() < MIN_KEPT:
+        best = np.argsort(-reliability, kind="stable")[:MIN_KEPT]
+        used[best[np.isfinite(reliability[best])]] = True
+    return used
+
+
+@contextmanager
+def _timed(ms: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    ms[stage] = 1e3 * (time.perf_counter() - start)
+
+
+def _as_camera(camera: pycolmap.Camera | str) -> pycolmap.Camera:
+    return parse_camera(camera) if isinstance(camera, str) else camera
+
+
+def _as_pixels(image: Image) -> NDArray[np.uint8]:
+    if isinstance(image, (str, os.PathLike)):
+        from d2s.features.images import read_image
+
+        return read_image(Path(image))
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)) or image.size == 0:
+        raise InputError(f"An image must be (H, W) or (H, W, 3) uint8, not {image.shape} {image.dtype}.")
+    return image
+
+
+def _check_size(image_size: tuple[int, int], camera: pycolmap.Camera) -> None:
+    if tuple(image_size) != (camera.width, camera.height):
+        raise InputError(
+            f"The image is {image_size[0]}x{image_size[1]} pixels but its camera is for {camera.width}x{camera.height}.",
+            "Give the camera of this image at this size.",
+        )
