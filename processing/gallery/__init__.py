@@ -1,0 +1,1 @@
+"""A small gallery room, rendered: exact poses and exact geometry, for the demo and for tests."""

@@ -1,0 +1,129 @@
+"""Images of the room: per-pixel rays, mip-mapped textures, two by two samples per pixel, and what a camera does to light."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import pycolmap
+from numpy.typing import NDArray
+
+from d2s.geometry import camera as cameras
+from d2s.geometry import pose
+from processing.gallery.room import Room, Surface, plane, trace
+
+Image = NDArray[np.uint8]
+Float32 = NDArray[np.float32]
+
+SAMPLES = 2  # per pixel and axis
+BANDS = 6  # an image is rendered in bands of rows, which fit the processor's cache
+ROW = 512  # length of the rows in which scattered texture look-ups are packed for cv2.remap
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """How a picture was taken: `gain` per channel (3,), `vignetting` (share of light lost in the corners), `noise` (grey levels), `seed`."""
+
+    gain: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    vignetting: float = 0.0
+    noise: float = 0.0
+    seed: tuple[int, ...] = (0,)
+
+
+def pyramid(texture: Image) -> list[Image]:
+    """The texture and its halves, down to a few pixels."""
+    levels = [texture]
+    while min(levels[-1].shape[:2]) > 4:
+        height, width = levels[-1].shape[:2]
+        levels.append(cv2.resize(levels[-1], ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA))
+    return levels
+
+
+class Renderer:
+    """Renders one room with one camera. `textures`: an RGB image for every surface, in the order of `room.surfaces`."""
+
+    def __init__(self, room: Room, textures: list[Image], camera: pycolmap.Camera) -> None:
+        self.room, self.camera = room, camera
+        self.pyramids = [pyramid(texture) for texture in textures]
+        self.width, self.height = camera.width, camera.height
+        rays = cameras.unproject(camera, self._sample_positions()).astype(np.float32)
+        self._x, self._y = (rays[:, i].reshape(SAMPLES * self.height, SAMPLES * self.width) for i in (0, 1))
+        self._sample_size = 1.0 / (SAMPLES * float(camera.mean_focal_length()))
+
+    def _sample_positions(self) -> NDArray[np.float64]:
+        x = (np.arange(SAMPLES * self.width) + 0.5) / SAMPLES - 0.5
+        y = (np.arange(SAMPLES * self.height) + 0.5) / SAMPLES - 0.5
+        return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+
+    def render(self, cam_from_world: NDArray[np.float64], exposure: Exposure) -> Image:
+        """The RGB image (H, W, 3) that the camera takes."""
+        bands = np.array_split(np.arange(self.height), BANDS)
+        light = np.concatenate([self._render_rows(cam_from_world, rows[0], rows[-1] + 1) for rows in bands if len(rows)])
+        return self._develop(light, exposure)
+
+    def _render_rows(self, cam_from_world: NDArray[np.float64], start: int, stop: int) -> Float32:
+        rows = slice(SAMPLES * start, SAMPLES * stop)
+        x, y = self._x[rows], self._y[rows]
+        inverse, index = trace(self.room, cam_from_world, x, y)
+        colour = np.empty((x.size, 3), dtype=np.float32)
+        flat = index.ravel()
+        order = np.argsort(flat.astype(np.uint8), kind="stable")
+        found, starts = np.unique(flat[order], return_index=True)
+        for i, chosen in zip(found, np.split(order, starts[1:]), strict=True):
+            depth = 1 / inverse.ravel()[chosen]
+            colour[chosen] = self._look_up(int(i), cam_from_world, x.ravel()[chosen], y.ravel()[chosen], depth)
+        fine = colour.reshape(stop - start, SAMPLES, self.width, SAMPLES, 3)
+        mean: Float32 = fine.mean(axis=(1, 3), dtype=np.float32)
+        return mean
+
+    def _look_up(self, i: int, cam_from_world: NDArray[np.float64], x: Float32, y: Float32, depth: Float32) -> Float32:
+        """Colours (N, 3) of rays that meet surface i at the given depths, from the two nearest levels of its pyramid."""
+        surface, levels = self.room.surfaces[i], self.pyramids[i]
+        u, v = _texture_position(surface, cam_from_world, x, y, depth)
+        # One sample's area on the plane is depth^3 / |offset| times its area on the image plane z = 1.
+        density = np.sqrt(levels[0].shape[0] * levels[0].shape[1] / (surface.size[0] * surface.size[1]))
+        texels = density * self._sample_size / np.sqrt(abs(plane(surface, cam_from_world)[1]))
+        level = np.clip(np.log2(texels * depth * np.sqrt(depth)), 0, len(levels) - 1.001)
+        whole = level.astype(np.uint8)
+        colour = np.empty((len(u), 3), dtype=np.float32)
+        for low in np.unique(whole):
+            chosen = np.flatnonzero(whole == low)
+            near = _sample(levels[low], u[chosen], v[chosen])
+            far = _sample(levels[low + 1], u[chosen], v[chosen])
+            colour[chosen] = near + (far - near) * (level[chosen] - low)[:, None]
+        return colour
+
+    def _develop(self, light: Float32, exposure: Exposure) -> Image:
+        random = np.random.default_rng(exposure.seed)
+        x = (np.arange(self.width, dtype=np.float32) / max(self.width - 1, 1) * 2 - 1) ** 2
+        y = (np.arange(self.height, dtype=np.float32) / max(self.height - 1, 1) * 2 - 1) ** 2
+        falloff = 1 - np.float32(exposure.vignetting) * (x[None, :] + y[:, None]) / 2
+        value = light * falloff[..., None] * np.array(exposure.gain, dtype=np.float32)
+        if exposure.noise > 0:
+            value += np.float32(exposure.noise) * random.standard_normal(value.shape, dtype=np.float32)
+        return np.clip(np.rint(value), 0, 255).astype(np.uint8)
+
+
+def _texture_position(
+    surface: Surface, cam_from_world: NDArray[np.float64], x: Float32, y: Float32, depth: Float32
+) -> tuple[Float32, Float32]:
+    """Position on the surface, 0..1 along its width and height."""
+    from_origin = pose.center(cam_from_world) - surface.origin
+    position = []
+    for axis, length in ((surface.right, surface.size[0]), (surface.down, surface.size[1])):
+        a, b, c = (cam_from_world[:, :3] @ axis / length).astype(np.float32)
+        position.append(np.float32(from_origin @ axis / length) + depth * (a * x + (b * y + c)))
+    return position[0], position[1]
+
+
+def _sample(level: Image, u: Float32, v: Float32) -> Float32:
+    """Bilinear look-up (N, 3) at positions 0..1 of one pyramid level."""
+    height, width = level.shape[:2]
+    rows = -(-len(u) // ROW)
+    maps = np.zeros((2, rows * ROW), dtype=np.float32)
+    maps[0, : len(u)] = u * width - 0.5
+    maps[1, : len(v)] = v * height - 0.5
+    maps = maps.reshape(2, rows, ROW)
+    colour = cv2.remap(level, maps[0], maps[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return colour.reshape(-1, 3)[: len(u)].astype(np.float32)
