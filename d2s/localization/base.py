@@ -1,7 +1,8 @@
 """From correspondences between pixels and scene coordinates to a camera pose: one interface over every RANSAC library.
 
-All back ends share what happens before RANSAC (points that cannot be used are set aside, degenerate sets are refused) and after it (refinement
-and inlier counting with the true camera, and the decision whether the pose is more than chance), so that their results can be compared.
+All back ends share what happens before RANSAC (points that cannot be used are set aside, degenerate sets are refused) and after it
+(refinement and inlier counting with the true camera, and the decision whether the pose is more than chance), so that their results can
+be compared.
 """
 
 from __future__ import annotations

@@ -70,7 +70,8 @@ def _checked(pixels: ArrayLike, xyz: ArrayLike, reliability: ArrayLike | None) -
     weights = np.ones(len(pixels)) if reliability is None else np.asarray(reliability, dtype=np.float64)
     n = len(pixels)
     if pixels.shape != (n, 2) or xyz.shape != (n, 3) or weights.shape != (n,):
-        raise InputError(f"Pose estimation needs pixels (N, 2), xyz (N, 3) and weights (N,), not {pixels.shape}, {xyz.shape}, {weights.shape}.")
+        shapes = f"{pixels.shape}, {xyz.shape}, {weights.shape}"
+        raise InputError(f"Pose estimation needs pixels (N, 2), xyz (N, 3) and weights (N,), not {shapes}.")
     return pixels, xyz, weights
 
 

@@ -89,7 +89,7 @@ class Localizer:
         with _timed(ms, "features"):
             features = self.extractor.extract([pixels])[0]
         result = self._localize(features, camera, ms)
-        ms["total"] = 1e3 * (time.perf_counter() - start)
+        result.ms["total"] = 1e3 * (time.perf_counter() - start)
         return result
 
     def localize_features(self, features: LocalFeatures, camera: pycolmap.Camera | str) -> LocalizationResult:
@@ -98,26 +98,38 @@ class Localizer:
         _check_size(features.image_size, camera)
         ms = {"features": 0.0}
         result = self._localize(features, camera, ms)
-        ms["total"] = sum(ms.values())
+        result.ms["total"] = sum(result.ms.values())
         return result
 
     def _localize(self, features: LocalFeatures, camera: pycolmap.Camera, ms: dict[str, float]) -> LocalizationResult:
         features = features.top(self.info.num_keypoints)
         with _timed(ms, "regressor"):
             xyz, reliability = self._predict(features)
-        with _timed(ms, "pnp"):
-            used = select_reliable(reliability, self.threshold)
-            found = self.estimator.estimate(features.keypoints[used], xyz[used], camera, reliability[used])
-        inliers = np.zeros(len(features), dtype=bool)
-        inliers[np.flatnonzero(used)[found.inliers]] = True
-        return LocalizationResult(
-            found.success, found.cam_from_world, found.reason, ms, features.keypoints, xyz, reliability, used, inliers
-        )
+        result = self.solve(features, xyz, reliability, camera)
+        result.ms.update(ms)
+        return result
 
     def _predict(self, features: LocalFeatures) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         if len(features) == 0:  # a black image: nothing for the network to look at
             return np.zeros((0, 3), np.float32), np.zeros(0, np.float32)
         return self.regressor.predict(features)
+
+    def solve(
+        self,
+        features: LocalFeatures,
+        xyz: NDArray[np.float32],
+        reliability: NDArray[np.float32],
+        camera: pycolmap.Camera,
+        threshold: float | None = None,
+    ) -> LocalizationResult:
+        """Pose from what the network said, xyz (N, 3) and reliability (N,), about N features; `threshold` instead of the localizer's own."""
+        ms: dict[str, float] = {}
+        with _timed(ms, "pnp"):
+            used = select_reliable(reliability, self.threshold if threshold is None else threshold)
+            found = self.estimator.estimate(features.keypoints[used], xyz[used], camera, reliability[used])
+        inliers = np.zeros(len(features), dtype=bool)
+        inliers[np.flatnonzero(used)[found.inliers]] = True
+        return LocalizationResult(found.success, found.cam_from_world, found.reason, ms, features.keypoints, xyz, reliability, used, inliers)
 
 
 def select_reliable(reliability: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:

@@ -23,10 +23,9 @@ class OpencvEstimator(PoseEstimator):
                 raise unknown_choice("OpenCV RANSAC option", name, DEFAULTS)
         cv2.setRNGSeed(self.seed)
         intrinsics = np.diag([points.focal, points.focal, 1.0])
+        settings = {**DEFAULTS, **self.options, "reprojectionError": self.max_error, "flags": cv2.SOLVEPNP_AP3P}
         try:
-            found, rotation, translation, _ = cv2.solvePnPRansac(
-                points.xyz, points.undistorted, intrinsics, None, flags=cv2.SOLVEPNP_AP3P, reprojectionError=self.max_error, **{**DEFAULTS, **self.options}
-            )
+            found, rotation, translation, _ = cv2.solvePnPRansac(points.xyz, points.undistorted, intrinsics, None, **settings)
         except cv2.error:  # OpenCV asserts inside its final solver when the inliers are degenerate
             return None
         return np.concatenate([cv2.Rodrigues(rotation)[0], translation.reshape(3, 1)], axis=1) if found else None

@@ -12,14 +12,19 @@ from d2s.localization.base import Array, PoseEstimator
 from d2s.localization.correspondences import Correspondences
 
 
+# PoseLib's 100000 spend seconds on images that show another place; this many still find a pose among 90 % outliers.
+MAX_ITERATIONS = 20_000
+
+
 class PoselibEstimator(PoseEstimator):
     """PoseLib on undistorted points: it knows some COLMAP camera models only, and estimates on undistorted points in any case."""
 
     name = "poselib"
 
     def _ransac(self, points: Correspondences) -> Array | None:
-        camera = {"model": "SIMPLE_PINHOLE", "width": points.camera.width, "height": points.camera.height, "params": [points.focal, 0.0, 0.0]}
-        ransac = {"max_reproj_error": self.max_error, "seed": self.seed, **self.options}
+        size = {"width": points.camera.width, "height": points.camera.height}
+        camera = {"model": "SIMPLE_PINHOLE", **size, "params": [points.focal, 0.0, 0.0]}
+        ransac = {"max_reproj_error": self.max_error, "seed": self.seed, "max_iterations": MAX_ITERATIONS, **self.options}
         found, info = poselib.estimate_absolute_pose(points.undistorted, points.xyz, camera, _known(ransac), {})
         return np.asarray(found.Rt, dtype=np.float64) if info["num_inliers"] else None
 

@@ -125,7 +125,7 @@ def _pose_jacobian(camera: pycolmap.Camera, points: Array) -> Array:
 
 
 def _projection_jacobian(camera: pycolmap.Camera, rays: Array) -> Array:
-    """Derivative (N, 2, 2) of pixels with respect to rays (N, 2) on the plane z = 1, by central differences: works for every camera model."""
+    """Derivative (N, 2, 2) of pixels with respect to rays (N, 2) on the plane z = 1, by differences: for every camera model."""
     moved = rays[None] + STEP * np.array([[1, 0], [-1, 0], [0, 1], [0, -1]])[:, None, :]
     on_plane = np.concatenate([moved, np.ones((*moved.shape[:2], 1))], axis=2)
     pixels = project(camera, on_plane.reshape(-1, 3))[0].reshape(4, -1, 2)

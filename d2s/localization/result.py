@@ -13,6 +13,7 @@ from d2s.geometry import pose
 
 Array = NDArray[np.float64]
 ENOUGH_INLIERS = 50.0
+STAGES = ("features", "regressor", "pnp", "total")
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class LocalizationResult:
             "kept": self.kept,
             "extracted": self.extracted,
             "confidence": round(self.confidence, 4),
-            "ms": {stage: round(value, 2) for stage, value in self.ms.items()},
+            "ms": {stage: round(self.ms[stage], 2) for stage in STAGES if stage in self.ms},
         }
 
 
