@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -35,8 +36,8 @@ def _no_scene(candidates: list[Path], scene: str, expected: str) -> InputError:
     named = [folder for folder in candidates[:-1] if folder.is_dir()] if scene else candidates
     if not named:
         tried = " and ".join(str(folder) for folder in candidates[:-1])
-        inside = ", ".join(sorted(p.name for p in candidates[-1].iterdir() if p.is_dir() and not p.name.startswith("."))[:10]) or "no folder"
-        return MissingFileError(f"Scene {scene!r} was not found: tried {tried}.", f"{candidates[-1]} holds {inside}.")
+        inside = sorted(path.name for path in candidates[-1].iterdir() if path.is_dir() and not path.name.startswith("."))
+        return MissingFileError(f"Scene {scene!r} was not found: tried {tried}.", f"Folders there: {', '.join(inside[:10]) or 'none'}.")
     folder = named[0]
     state = "is empty" if not any(folder.iterdir()) else f"does not hold {expected}"
     return InputError(f"{folder} {state}.", f"It must hold {expected}.")
@@ -55,12 +56,19 @@ def _walk(folder: Path) -> Iterator[str]:
                 yield (Path(parent) / name).relative_to(folder).as_posix()
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) of the stored pixels, from the file's header. Raises MissingFileError or FormatError naming the file."""
+@contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """An image whose header was read. Raises MissingFileError or FormatError naming the file."""
     try:
         with Image.open(path) as image:
-            return image.size
+            yield image
     except FileNotFoundError:
         raise MissingFileError(f"Image {path} does not exist.") from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise FormatError(f"{path} is not a readable image ({error}).", "Replace or remove it.") from None
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(width, height) of the stored pixels, from the file's header. Raises MissingFileError or FormatError naming the file."""
+    with open_image(path) as image:
+        return image.size

@@ -49,6 +49,12 @@ def read_list(path: Path) -> ImageList:
     return ImageList(str(path), names, lines)
 
 
+def own_lists(folder: Path) -> dict[str, ImageList]:
+    """`list_train.txt`, `list_val.txt` and `list_test.txt` of a scene's folder, as far as they exist."""
+    paths = {split: folder / f"list_{split}.txt" for split in SPLITS}
+    return {split: read_list(path) for split, path in paths.items() if path.is_file()}
+
+
 def _is_entry(line: str) -> bool:
     return bool(line.strip()) and not line.lstrip().startswith("#")
 
@@ -141,7 +147,7 @@ def assign_splits(
         return splits
     if "train" in named or "test" in named:
         other = "test" if "train" in named else "train"
-        return splits | {name: other for name in rest}
+        return splits | dict.fromkeys(rest, other)
     return splits | every_nth(rest, _test_every(options))
 
 

@@ -17,7 +17,7 @@ from d2s.geometry.camera import make_camera
 from processing.adapters.assemble import Frame, assemble
 from processing.adapters.base import AdapterOptions, DroppedImage, SceneSource
 from processing.adapters.folders import find_files, scene_folder
-from processing.adapters.lists import ImageList, find_entries, normal_name, read_list
+from processing.adapters.lists import ImageList, find_entries, normal_name, own_lists
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def read_pose(path: Path) -> NDArray[np.float64] | None:
     except ValueError as error:  # also ragged rows and bytes that are not ASCII
         raise FormatError(f"{path} is not a pose: {error}.", "It must hold a 4x4 matrix, camera to world.") from None
     if matrix.shape != (4, 4):
-        raise FormatError(f"{path} is not a pose: it holds an array of shape {matrix.shape}.", "It must hold a 4x4 matrix, camera to world.")
+        raise FormatError(f"{path} is not a pose: it has shape {matrix.shape}.", "It must hold a 4x4 matrix, camera to world.")
     if not np.isfinite(matrix).all():
         return None
     try:
@@ -163,11 +163,9 @@ def _read_pseudo_gt(path: Path) -> dict[str, tuple[NDArray[np.float64], float]]:
 
 def _own_lists(folder: Path, names: list[str]) -> dict[str, ImageList]:
     """The data set's own split: list_SPLIT.txt where there is one, else TrainSplit.txt and TestSplit.txt."""
-    lists = {}
-    for split, sequences in (("train", "TrainSplit.txt"), ("test", "TestSplit.txt"), ("val", "ValSplit.txt")):
-        if (folder / f"list_{split}.txt").is_file():
-            lists[split] = read_list(folder / f"list_{split}.txt")
-        elif (folder / sequences).is_file():
+    lists = own_lists(folder)
+    for split, sequences in (("train", "TrainSplit.txt"), ("test", "TestSplit.txt")):
+        if split not in lists and (folder / sequences).is_file():
             lists[split] = _sequence_list(folder / sequences, names)
     return lists
 

@@ -1,0 +1,118 @@
+"""A folder with images and a COLMAP model, binary or text, with or without rigs and frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+from numpy.typing import NDArray
+
+from d2s.errors import FormatError, InputError
+from d2s.geometry import pose
+from d2s.geometry.camera import make_camera
+from processing.adapters.assemble import Frame, assemble, refuse_gt, units_of
+from processing.adapters.base import AdapterOptions, DroppedImage, SceneSource
+from processing.adapters.folders import find_files, scene_folder
+from processing.adapters.lists import own_lists
+
+MODEL_FOLDERS = ("sparse/0", "sparse", "colmap/sparse/0", "colmap/sparse", "dense/sparse", "model", ".")
+IMAGE_FOLDERS = ("images", "dense/images", "rgb", ".")
+EXPECTED = "images (folder images/ or beside the model) and a COLMAP model (cameras, images and points3D as .bin or .txt) in sparse/0"
+
+
+def load(options: AdapterOptions) -> SceneSource:
+    """Images, cameras and poses of a COLMAP model.
+
+    Units are "arbitrary" unless `options.extra["units"]` says "metres": a reconstruction from images has no scale of its own.
+    Raises InputError and its kind for whatever is wrong with the data.
+    """
+    refuse_gt(options, "colmap")
+    folder = scene_folder(options, "colmap", lambda path: model_folder(path) is not None, EXPECTED)
+    model = model_folder(folder)
+    assert model is not None  # scene_folder looked
+    reconstruction = read_model(model)
+    names = [image.name for image in reconstruction.images.values()]
+    image_dir = _image_folder(folder, model, names)
+    frames, dropped = _frames(reconstruction, image_dir, model)
+    if image_dir != folder:
+        dropped += [DroppedImage(name, "it is not in the COLMAP model") for name in sorted(set(find_files(image_dir)) - set(names))]
+    if not frames:
+        raise InputError(f"The model in {model} has no usable image; the first: {dropped[0].name}: {dropped[0].reason}.")
+    return assemble(
+        "colmap",
+        options.scene or folder.resolve().name,
+        image_dir,
+        _cameras(reconstruction, model),
+        frames,
+        options,
+        dropped=dropped,
+        own_lists=own_lists(folder),
+        units=units_of(options, "arbitrary"),
+        provenance={"format": "colmap", "poses": f"COLMAP model {model.relative_to(folder)}", "units": _units_note(options)},
+    )
+
+
+def _units_note(options: AdapterOptions) -> str:
+    return "as the user said" if options.extra.get("units") else "arbitrary: the scale of a reconstruction from images is unknown"
+
+
+def model_folder(folder: Path) -> Path | None:
+    """Where the model lies in a scene's folder, or None."""
+    places = (folder / place for place in MODEL_FOLDERS)
+    return next((place for place in places if any((place / f"images{suffix}").is_file() for suffix in (".bin", ".txt"))), None)
+
+
+def read_model(folder: Path) -> pycolmap.Reconstruction:
+    """The model in a folder. Raises FormatError naming the folder when pycolmap cannot read it."""
+    try:
+        return pycolmap.Reconstruction(str(folder))
+    except (ValueError, IndexError, RuntimeError, MemoryError) as error:  # what its C++ readers raise for missing or damaged files
+        raise FormatError(
+            f"The COLMAP model in {folder} cannot be read ({' '.join(str(error).split())}).",
+            "It needs cameras, images and points3D (points3D may be empty), all .bin or all .txt.",
+        ) from None
+
+
+def _image_folder(folder: Path, model: Path, names: list[str]) -> Path:
+    """The folder in which most images of the model exist."""
+    places = [folder / place for place in IMAGE_FOLDERS] + [model]
+    found = {place: sum((place / name).is_file() for name in names) for place in places}
+    best = max(found, key=lambda place: found[place])
+    if not found[best]:
+        first = names[0] if names else "none"
+        raise InputError(
+            f"None of the {len(names)} images of the model in {model} exists in {folder / 'images'} or {folder} (the first: {first}).",
+            "Put the images that the model was made from into images/, under the names that the model uses.",
+        )
+    return best
+
+
+def _frames(reconstruction: pycolmap.Reconstruction, image_dir: Path, model: Path) -> tuple[list[Frame], list[DroppedImage]]:
+    frames, dropped = [], []
+    for image in reconstruction.images.values():
+        if not image.has_pose:
+            dropped.append(DroppedImage(image.name, "the model has no pose for it"))
+        elif not (image_dir / image.name).is_file():
+            dropped.append(DroppedImage(image.name, f"it is in the model, but not in {image_dir}"))
+        else:
+            frames.append(Frame(image.name, image.camera_id, _pose(image, model)))
+    return frames, dropped
+
+
+def _pose(image: pycolmap.Image, model: Path) -> NDArray[np.float64]:
+    try:
+        return pose.from_matrix(image.cam_from_world().matrix())
+    except (FormatError, np.linalg.LinAlgError) as error:
+        raise FormatError(f"The pose of {image.name} in {model} is not valid: {error}") from None
+
+
+def _cameras(reconstruction: pycolmap.Reconstruction, model: Path) -> dict[int, pycolmap.Camera]:
+    """Copies of the model's cameras, checked."""
+    try:
+        return {
+            index: make_camera(camera.model.name, camera.width, camera.height, camera.params, index)
+            for index, camera in reconstruction.cameras.items()
+        }
+    except InputError as error:
+        raise FormatError(f"A camera of the model in {model} cannot be used: {error}") from None
