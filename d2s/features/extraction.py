@@ -33,11 +33,16 @@ def extract_all(
     `batch_size`: images given to the extractor at once (default: what the extractor prefers). `prefetch`: images decoded ahead.
     An image that cannot be read raises InputError naming the file, or is left out after `on_error(name, error)` where that is given.
     """
-    count: int = batch_size or getattr(extractor, "batch_size", 1)
+    count = batch_size or preferred_batch(extractor)
     with closing(_load_ahead(items, max(prefetch, count), on_error)) as loaded:
         while batch := list(islice(loaded, count)):
             features = extractor.extract([image for _, image in batch])
             yield from zip((name for name, _ in batch), features, strict=True)
+
+
+def preferred_batch(extractor: Extractor) -> int:
+    """How many images an extractor wants at once: one, unless it says otherwise in an attribute `batch_size`."""
+    return int(getattr(extractor, "batch_size", 1))
 
 
 def _load_ahead(items: Sequence[Item], ahead: int, on_error: OnError | None) -> Generator[Loaded, None, None]:

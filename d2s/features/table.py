@@ -37,6 +37,30 @@ FEATURES: dict[str, FeatureSpec] = {
         "Apache-2.0 (OpenCV)",
         options={"max_side": 1600, "contrast_threshold": 0.004, "edge_threshold": 10.0},
     ),
+    "disk": FeatureSpec(
+        "d2s.features.kornia_features:DiskExtractor",
+        128,
+        "DISK, depth-supervised, through kornia",
+        "Apache-2.0 (kornia)",
+        weights="disk",
+        options={"max_side": 1024, "window_size": 5, "score_threshold": 0.0},
+    ),
+    "aliked": FeatureSpec(
+        "d2s.features.kornia_features:AlikedExtractor",
+        128,
+        "ALIKED-N16, sub-pixel keypoints, through kornia",
+        "Apache-2.0 (kornia)",
+        weights="aliked",
+        options={"max_side": 1024},
+    ),
+    "xfeat": FeatureSpec(
+        "d2s.features.kornia_features:XFeatExtractor",
+        64,
+        "XFeat, small and fast, through kornia",
+        "Apache-2.0 (kornia)",
+        weights="xfeat",
+        options={"max_side": 1024, "score_threshold": 0.05},
+    ),
 }
 
 

@@ -1,0 +1,72 @@
+"""DISK (Tyszkiewicz 2020), ALIKED (Zhao 2023) and XFeat (Potje 2024) through kornia, with weights that we find ourselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kornia.feature import DISK, XFeat
+from kornia.feature.aliked import ALIKED
+from torch import Tensor, nn
+
+from d2s.features.network import Detections, NetworkExtractor
+
+
+class DiskExtractor(NetworkExtractor):
+    """DISK, depth-supervised weights; keypoints at whole pixels."""
+
+    descriptor_dim = 128
+
+    def build(self, state: dict[str, Any]) -> nn.Module:
+        """The U-Net with the tensors of the authors' checkpoint."""
+        network = DISK()
+        network.load_state_dict(state["extractor"])
+        return network
+
+    def detect(self, images: Tensor) -> list[Detections]:
+        """The strict maxima of the heatmap."""
+        found = self.network(
+            images,
+            n=self.num_keypoints,
+            window_size=self.options["window_size"],
+            score_threshold=self.options["score_threshold"],
+            pad_if_not_divisible=True,
+        )
+        return [(f.keypoints, f.detection_scores, f.descriptors) for f in found]
+
+
+class AlikedExtractor(NetworkExtractor):
+    """ALIKED-N16; keypoints with sub-pixel refinement."""
+
+    descriptor_dim = 128
+
+    def build(self, state: dict[str, Any]) -> nn.Module:
+        """The network with the tensors of the authors' checkpoint, which lacks one constant that kornia makes itself."""
+        network = ALIKED("aliked-n16", max_num_keypoints=self.num_keypoints, detection_threshold=0.0)
+        missing, unexpected = network.load_state_dict(state, strict=False)
+        if set(missing) - {"dkd.hw_grid"} or unexpected:
+            raise KeyError(f"missing {missing[:3]}, unexpected {unexpected[:3]}")
+        return network
+
+    def detect(self, images: Tensor) -> list[Detections]:
+        """The best maxima of the score map."""
+        return [(f.keypoints, f.keypoint_scores, f.descriptors) for f in self.network(images)]
+
+
+class XFeatExtractor(NetworkExtractor):
+    """XFeat; keypoints at whole pixels of the image, resized to multiples of 32."""
+
+    descriptor_dim = 64
+
+    def build(self, state: dict[str, Any]) -> nn.Module:
+        """The network with the tensors of the authors' checkpoint."""
+        network = XFeat(top_k=self.num_keypoints, detection_threshold=self.options["score_threshold"])
+        network.net.load_state_dict(state)
+        return network
+
+    def detect(self, images: Tensor) -> list[Detections]:
+        """The best maxima of the keypoint heatmap."""
+        sides = images.new_tensor([images.shape[-1], images.shape[-2]])
+        stretch = sides / (sides // 32 * 32)
+        found = self.network.detectAndCompute(images)  # type: ignore[operator]
+        # kornia stretches the corner of the pixel; here the edges of both images coincide.
+        return [(f["keypoints"] + (stretch - 1) / 2, f["scores"], f["descriptors"]) for f in found]
