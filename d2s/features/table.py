@@ -29,7 +29,25 @@ class FeatureSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+SUPERPOINT_OPTIONS = {"max_side": 1024, "nms_radius": 3, "border": 4, "score_threshold": 0.0, "sampling": "exact"}
+
 FEATURES: dict[str, FeatureSpec] = {
+    "superpoint": FeatureSpec(
+        "d2s.features.superpoint:SuperPointExtractor",
+        256,
+        "SuperPoint, Magic Leap's weights (non-commercial use only)",
+        "Apache-2.0 (this project)",
+        weights="superpoint",
+        options=SUPERPOINT_OPTIONS,
+    ),
+    "superpoint-open": FeatureSpec(
+        "d2s.features.superpoint:SuperPointExtractor",
+        256,
+        "SuperPoint, weights free for any use",
+        "Apache-2.0 (this project)",
+        weights="superpoint-open",
+        options=SUPERPOINT_OPTIONS,
+    ),
     "sift": FeatureSpec(
         "d2s.features.sift:SiftExtractor",
         128,
