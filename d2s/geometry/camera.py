@@ -23,12 +23,12 @@ CAMERA_MODELS = tuple(name for name in pycolmap.CameraModelId.__members__ if nam
 
 def colmap_from_pixels(pixels: Numeric) -> Numeric:
     """COLMAP image coordinates (top-left pixel centre at 0.5) of our pixels (at 0)."""
-    return pixels + 0.5  # type: ignore[operator]
+    return pixels + 0.5  # type: ignore[operator, return-value]
 
 
 def pixels_from_colmap(points: Numeric) -> Numeric:
     """Our pixels of COLMAP image coordinates."""
-    return points - 0.5  # type: ignore[operator]
+    return points - 0.5  # type: ignore[operator, return-value]
 
 
 def make_camera(model: str, width: int, height: int, params: ArrayLike, camera_id: int = 1) -> pycolmap.Camera:
@@ -41,7 +41,7 @@ def make_camera(model: str, width: int, height: int, params: ArrayLike, camera_i
     camera = pycolmap.Camera(model=model, width=int(width), height=int(height), params=np.zeros(_num_params(model)), camera_id=camera_id)
     if len(values) != len(camera.params) or not np.isfinite(values).all():
         raise InputError(
-            f"Camera model {model} takes {len(camera.params)} finite parameters ({camera.params_info}), not {len(values)}: {values.tolist()}."
+            f"Camera model {model} takes {len(camera.params)} finite parameters ({camera.params_info}), not {values.tolist()}."
         )
     camera.params = values
     if (values[list(camera.focal_length_idxs())] <= 0).any():

@@ -74,9 +74,7 @@ class ImageWarp:
             raise InputError(f"This warp is for images of {self.source_size} pixels, not {(image.shape[1], image.shape[0])}.")
         if self.scale == (1.0, 1.0) and all(float(o).is_integer() for o in self.offset):
             return _crop(image, (int(self.offset[0]), int(self.offset[1])), self.size)
-        if self.offset == (0.0, 0.0) and all(
-            abs(n * s - m) < 1e-6 for n, s, m in zip(self.source_size, self.scale, self.size, strict=True)
-        ):
+        if self.offset == (0.0, 0.0) and np.allclose(np.multiply(self.source_size, self.scale), self.size, rtol=0, atol=1e-6):
             return resample(image, self.size)
         blurred = _prefilter(image, self.scale)
         origin = self.apply_points(np.zeros(2))
@@ -132,7 +130,7 @@ def with_two_focals(camera: pycolmap.Camera) -> pycolmap.Camera:
 
 @dataclass(frozen=True)
 class ImageRotation:
-    """Rotation in the image plane about a pixel, at the same image size. Positive angles turn the x axis towards y: clockwise to the eye."""
+    """Rotation in the image plane about the pixel `center`, at the same size. Positive angles turn x towards y: clockwise to the eye."""
 
     size: Size
     angle_deg: float

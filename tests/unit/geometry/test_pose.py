@@ -112,7 +112,7 @@ def test_matrices_from_files_are_accepted_and_made_exact(a):
 
 @pytest.mark.parametrize(
     "matrix",
-    [np.eye(3), np.full((4, 4), np.nan), np.diag([2.0, 2, 2, 1]), np.diag([1.0, 1, -1, 1]), np.zeros((3, 4)), np.eye(4) * np.inf],
+    [np.eye(3), np.full((4, 4), np.nan), np.diag([2.0, 2, 2, 1]), np.diag([1.0, 1, -1, 1]), np.zeros((3, 4)), np.full((4, 4), np.inf)],
 )
 def test_what_is_not_a_pose_is_refused(matrix):
     with pytest.raises(FormatError, match="pose"):
