@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("d2s.commands.train", "learn a scene"),
     "eval": ("d2s.commands.eval", "localize the test images of a scene and report how well it went"),
     "localize": ("d2s.commands.localize", "pose of single images"),
+    "pipeline": ("d2s.commands.pipeline", "preprocess, train and eval in one go; the demo scene when no data set is named"),
     "doctor": ("d2s.commands.doctor", "what this machine has: versions, devices, hloc, weights and their licences"),
 }
 

@@ -45,10 +45,12 @@ check_environment() {
     has_pip || "$python" -m ensurepip >/dev/null 2>&1 || fail "$python has no pip; install pip into $env."
 }
 
+# --no-compile: compiling thousands of modules that are never imported takes longer than the rest; Python compiles on first import.
 # A terminal shows pip's progress (some builds of PyTorch are several GB); elsewhere only what went wrong is shown.
 pip_install() {
-    if [ -t 1 ]; then "$python" -m pip --disable-pip-version-check install "$@"; return; fi
-    "$python" -m pip --disable-pip-version-check install --quiet "$@" >"$log" 2>&1 && return
+    set -- -m pip --disable-pip-version-check install --no-compile "$@"
+    if [ -t 1 ]; then "$python" "$@"; return; fi
+    "$python" "$@" --quiet >"$log" 2>&1 && return
     grep -v '^WARNING: Location' "$log" >&2
     return 1
 }
