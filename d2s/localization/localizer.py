@@ -75,6 +75,10 @@ class Localizer:
             self._extractor = extractor_from_settings(self.info.features, self._device, self._weights)
         return self._extractor
 
+    def prepare(self) -> None:
+        """Load the feature network now rather than with the first image. Raises WeightsError."""
+        _ = self.extractor
+
     def localize(self, image: Image, camera: pycolmap.Camera | str) -> LocalizationResult:
         """Pose of one image: (H, W) or (H, W, 3) RGB uint8, or the path of an image file.
 
@@ -102,17 +106,18 @@ class Localizer:
         return result
 
     def _localize(self, features: LocalFeatures, camera: pycolmap.Camera, ms: dict[str, float]) -> LocalizationResult:
-        features = features.top(self.info.num_keypoints)
         with _timed(ms, "regressor"):
-            xyz, reliability = self._predict(features)
+            features, xyz, reliability = self.predict(features)
         result = self.solve(features, xyz, reliability, camera)
         result.ms.update(ms)
         return result
 
-    def _predict(self, features: LocalFeatures) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def predict(self, features: LocalFeatures) -> tuple[LocalFeatures, NDArray[np.float32], NDArray[np.float32]]:
+        """The best features, as many as the model was trained with, and their scene coordinates (N, 3) and reliabilities (N,)."""
+        features = features.top(self.info.num_keypoints)
         if len(features) == 0:  # a black image: nothing for the network to look at
-            return np.zeros((0, 3), np.float32), np.zeros(0, np.float32)
-        return self.regressor.predict(features)
+            return features, np.zeros((0, 3), np.float32), np.zeros(0, np.float32)
+        return features, *self.regressor.predict(features)
 
     def solve(
         self,
@@ -122,14 +127,15 @@ class Localizer:
         camera: pycolmap.Camera,
         threshold: float | None = None,
     ) -> LocalizationResult:
-        """Pose from what the network said, xyz (N, 3) and reliability (N,), about N features; `threshold` instead of the localizer's own."""
+        """Pose from what the network said, xyz (N, 3) and reliability (N,), about N features; `threshold` replaces the own one."""
         ms: dict[str, float] = {}
         with _timed(ms, "pnp"):
             used = select_reliable(reliability, self.threshold if threshold is None else threshold)
             found = self.estimator.estimate(features.keypoints[used], xyz[used], camera, reliability[used])
         inliers = np.zeros(len(features), dtype=bool)
         inliers[np.flatnonzero(used)[found.inliers]] = True
-        return LocalizationResult(found.success, found.cam_from_world, found.reason, ms, features.keypoints, xyz, reliability, used, inliers)
+        estimate = (found.success, found.cam_from_world, found.reason)
+        return LocalizationResult(*estimate, ms, features.keypoints, xyz, reliability, used, inliers)
 
 
 def select_reliable(reliability: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:

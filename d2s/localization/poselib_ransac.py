@@ -11,7 +11,6 @@ from d2s.errors import unknown_choice
 from d2s.localization.base import Array, PoseEstimator
 from d2s.localization.correspondences import Correspondences
 
-
 # PoseLib's 100000 spend seconds on images that show another place; this many still find a pose among 90 % outliers.
 MAX_ITERATIONS = 20_000
 

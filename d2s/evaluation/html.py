@@ -1,0 +1,92 @@
+"""The few pieces of HTML that a report is made of. Everything that comes from outside is escaped here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+STYLE = """
+:root { color-scheme: light; --ink: #1d2530; --soft: #5c6875; --line: #dfe4ea; --blue: #2563c9; --green: #12924f; --red: #d33a2c; }
+* { box-sizing: border-box; }
+body { margin: 0; background: #f3f5f8; color: var(--ink); line-height: 1.5;
+  font-family: system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
+main { max-width: 1080px; margin: 0 auto; padding: 20px 14px 60px; }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: 10px 0 4px; overflow-wrap: anywhere; }
+h2 { font-size: 1.15rem; margin: 0 0 12px; }
+p { margin: 0 0 10px; }
+.soft { color: var(--soft); }
+.small { font-size: .87rem; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin: 18px 0; }
+.tile, section { background: #fff; border: 1px solid var(--line); border-radius: 12px; }
+.tile { padding: 12px 14px; }
+.tile b { display: block; font-size: 1.32rem; line-height: 1.25; font-weight: 650; font-variant-numeric: tabular-nums; }
+.tile span { color: var(--soft); font-size: .85rem; }
+section { padding: 16px; margin: 0 0 16px; min-width: 0; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 0 16px; align-items: stretch; }
+figure { margin: 0; }
+svg { display: block; width: 100%; height: auto; }
+.wide svg { max-width: 760px; margin: 0 auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: 5px 8px; border-bottom: 1px solid var(--line); }
+th { color: var(--soft); font-weight: 500; font-size: .85rem; }
+th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; }
+td.text { text-align: left; }
+tr:last-child td { border-bottom: 0; }
+.scroll { overflow-x: auto; -webkit-overflow-scrolling: touch; }
+.bar { display: block; height: 9px; border-radius: 5px; background: #e8ecf1; min-width: 90px; }
+.bar i { display: block; height: 100%; border-radius: 5px; background: var(--blue); }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 235px), 1fr)); gap: 14px; }
+.pictures img { display: block; width: 100%; height: auto; border-radius: 8px; background: #dde3ea; }
+figcaption { font-size: .85rem; padding: 5px 2px 0; overflow-wrap: anywhere; }
+figcaption b { font-weight: 650; }
+.dot { display: inline-block; width: .72em; height: .72em; border-radius: 50%; margin: 0 .3em 0 .1em; }
+.legend span { white-space: nowrap; margin-right: 14px; }
+.bad { color: var(--red); }
+summary { cursor: pointer; font-weight: 600; }
+details .scroll { margin-top: 10px; max-height: 70vh; overflow-y: auto; }
+"""
+
+
+def page(title: str, body: str) -> str:
+    """A whole document that needs nothing from the network."""
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body><main>\n{body}\n</main></body></html>\n"
+    )
+
+
+def tiles(values: Iterable[tuple[str, str]]) -> str:
+    """Large values with a label below each."""
+    cards = (f'<div class="tile"><b>{escape(value)}</b><span>{escape(label)}</span></div>' for label, value in values)
+    return f'<div class="tiles">{"".join(cards)}</div>'
+
+
+def section(title: str, content: str, css: str = "") -> str:
+    """A card with a heading."""
+    return f'<section class="{css}"><h2>{escape(title)}</h2>\n{content}\n</section>'
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], text_columns: Sequence[int] = ()) -> str:
+    """A table that scrolls sideways where the screen is narrow."""
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+    return f'<div class="scroll"><table><tr>{head}</tr>{"".join(_row(row, text_columns) for row in rows)}</table></div>'
+
+
+def _row(cells: Sequence[str], text_columns: Sequence[int]) -> str:
+    columns = (f"<td{' class=text' if i in text_columns else ''}>{escape(cell)}</td>" for i, cell in enumerate(cells))
+    return f"<tr>{''.join(columns)}</tr>"
+
+
+def bars(rows: Iterable[tuple[str, float]]) -> str:
+    """A table of shares in [0, 1], each with a bar."""
+    lines = (
+        f'<tr><td>{escape(name)}</td><td style="width:55%"><span class="bar"><i style="width:{100 * value:.1f}%"></i></span></td>'
+        f"<td>{100 * value:.1f} %</td></tr>"
+        for name, value in rows
+    )
+    return f"<table>{''.join(lines)}</table>"
+
+
+def picture(uri: str, alt: str, caption: str) -> str:
+    """A picture with a caption (already HTML)."""
+    return f'<figure><img src="{uri}" alt="{escape(alt, quote=True)}" loading="lazy"><figcaption>{caption}</figcaption></figure>'
