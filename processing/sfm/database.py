@@ -87,7 +87,7 @@ def _open(path: Path) -> Any:
 
 
 def _camera_with_id(camera: pycolmap.Camera, camera_id: int) -> pycolmap.Camera:
-    copy = pycolmap.Camera(camera)
+    copy = pycolmap.Camera(camera.todict())
     copy.camera_id = camera_id
     return copy
 

@@ -1,0 +1,206 @@
+"""The stages of preprocessing one scene: settings, source, features, sfm, labels, and the manifest last."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pycolmap
+
+from d2s.errors import SettingsMismatchError
+from d2s.features.base import settings_hash
+from d2s.features.table import make_extractor
+from d2s.geometry.camera import format_camera
+from d2s.matching.table import make_matcher, matcher_settings
+from d2s.scene.atomic import atomic_path, write_json
+from d2s.scene.feature_store import FeatureReader
+from d2s.scene.label_store import LabelReader, write_labels
+from d2s.scene.manifest import Scene
+from processing.adapters.base import AdapterOptions, DroppedImage, SceneSource
+from processing.adapters.table import load_source
+from processing.feature_stage import extract_scene
+from processing.labels import LabelOptions, good_points, make_labels, point_table, require_labels
+from processing.report import make_report, summary
+from processing.sfm.colmap import SfmOptions, match_known_poses, triangulate
+from processing.sfm.matching import ReadFeatures, cached
+from processing.stages import Stages
+from processing.validation_split import MIN_TRAIN, with_validation
+
+logger = logging.getLogger(__name__)
+
+OUTPUTS = ("scene.json", "stages.json", "report.json", "features.h5", "features.parts", "labels.h5", "sfm", "sfm_all")
+ADVICE = "Try more photos with more overlap, other --features (aliked), more --num_keypoints, or check poses and cameras."
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user asked for. `adapter` says where the data is, the rest how it is processed."""
+
+    dataset: str
+    adapter: AdapterOptions
+    features: str = "sift"
+    num_keypoints: int = 2048
+    weights: Path | None = None
+    batch: int | None = None
+    device: str = "cpu"
+    matcher: str = "nn"
+    sfm: SfmOptions = field(default_factory=SfmOptions)
+    labels: LabelOptions = field(default_factory=LabelOptions)
+    skip_bad_images: bool = False
+
+    def record(self) -> dict[str, Any]:
+        """What decides the result and can be told before anything is read, as JSON values."""
+        return {
+            "dataset": self.dataset,
+            "gt": self.adapter.gt,
+            "camera": self.adapter.camera,
+            "extra": json.loads(json.dumps(self.adapter.extra)),
+            "seed": self.adapter.seed,
+            "features": self.features,
+            "num_keypoints": self.num_keypoints,
+            "matcher": matcher_settings(self.matcher, self.features),
+            "sfm": asdict(self.sfm),
+            "labels": asdict(self.labels),
+            "skip_bad_images": self.skip_bad_images,
+        }
+
+
+def preprocess(settings: Settings, folder: Path, overwrite: bool = False) -> dict[str, Any]:
+    """Make the scene in `folder`, or finish what a killed run began; gives the report.
+
+    Raises SettingsMismatchError when the folder holds a scene made otherwise, InputError for data that cannot be used and
+    ReconstructionError when too little of the place could be reconstructed.
+    """
+    if overwrite:
+        clear(folder)
+    _refuse_foreign(folder)
+    stages = Stages(folder)
+    stages.run("settings", settings.record(), (), lambda: {})
+    source = _read_source(settings, stages)
+    scene, dropped = _extract(settings, folder, source, stages)
+    with FeatureReader(folder / "features.h5") as reader:
+        read = _reader(reader, scene)
+        sfm = stages.run("sfm", {}, ("sfm",), lambda: _map(settings, folder, scene, read))
+    labels = stages.run("labels", {}, ("labels.h5",), lambda: _label(settings, folder, scene))
+    counts = _label_counts(folder, scene)
+    report = make_report(scene, dropped, counts, sfm, labels, stages.seconds)
+    write_json(folder / "report.json", report)
+    scene.save(folder)
+    return report
+
+
+def clear(folder: Path) -> None:
+    """Remove what preprocessing wrote into a scene's folder, the manifest first."""
+    for name in OUTPUTS:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if (folder / "scene.json").exists() and not (folder / "stages.json").exists():
+        raise SettingsMismatchError(f"{folder} holds a scene of unknown settings.", "Give another --out_dir, or --overwrite to start anew.")
+
+
+def _read_source(settings: Settings, stages: Stages) -> SceneSource:
+    """The data as the adapter gives it, with a validation split; a change of it since the last run is an error."""
+    source = load_source(settings.dataset, settings.adapter)
+    scene = with_validation(source.scene)
+    logger.info("%s", describe(scene))
+    if not scene.split("val"):
+        logger.info("No validation images: fewer than %d training images", MIN_TRAIN)
+    stages.run("source", digest(replace(source, scene=scene)), (), lambda: {})
+    return replace(source, scene=scene)
+
+
+def describe(scene: Scene) -> str:
+    """One line on what a scene consists of."""
+    counts = ", ".join(f"{len(scene.split(split))} {split}" for split in ("train", "val", "test"))
+    return f"{scene.dataset}/{scene.name}: {len(scene.images)} images ({counts}), {len(scene.cameras)} cameras"
+
+
+def digest(source: SceneSource) -> dict[str, Any]:
+    """A short record of the data: how many images, and a hash over names, file sizes, splits, poses and cameras."""
+    scene = source.scene
+    rows = [
+        [
+            image.name, scene.path(image).stat().st_size, image.split, format_camera(scene.camera(image)),
+            None if image.cam_from_world is None else np.round(image.cam_from_world, 9).tolist(),
+        ]
+        for image in scene.images
+    ]  # fmt: skip
+    return {"images": len(rows), "content": settings_hash({"rows": rows})}
+
+
+def _extract(settings: Settings, folder: Path, source: SceneSource, stages: Stages) -> tuple[Scene, tuple[DroppedImage, ...]]:
+    """Extract features; gives the scene with them noted and without unreadable images, and all images that were dropped."""
+    extractor = make_extractor(settings.features, settings.num_keypoints, settings.device, settings.weights)
+    record = json.loads(json.dumps(extractor.settings()))
+    scene = source.scene
+    images = scene.split("train", "val") if source.poses_known else scene.images
+
+    def work() -> dict[str, Any]:
+        logger.info("Extracting %s features of %d images", settings.features, len(images))
+        return {"dropped": extract_scene(folder / "features.h5", scene, images, extractor, settings.batch, settings.skip_bad_images)}
+
+    bad = stages.run("features", record, ("features.h5",), work)["dropped"]
+    names = {image["name"] for image in bad}
+    features = {"name": settings.features, "settings": record, "settings_hash": settings_hash(record)}
+    scene = replace(scene.with_images(image for image in scene.images if image.name not in names), features=features)
+    return scene, (*source.dropped, *(DroppedImage(**image) for image in bad))
+
+
+def _reader(reader: FeatureReader, scene: Scene) -> ReadFeatures:
+    return cached(reader.read, reader.read(scene.split("train")[0].name))
+
+
+def _map(settings: Settings, folder: Path, scene: Scene, read: ReadFeatures) -> dict[str, Any]:
+    """Triangulate the training images at their poses: neither validation nor test images may leave a trace in the map."""
+    train = scene.with_images(scene.split("train"))
+    matcher = make_matcher(settings.matcher, settings.features, settings.device)
+    matches = match_known_poses(train, read, matcher, settings.sfm)
+    model = triangulate(train, {image.name: read(image.name).keypoints for image in train.images}, matches, settings.sfm)
+    save_model(model, folder / "sfm")
+    return {
+        "verified_pairs": len(matches),
+        "matches_per_pair": summary([len(rows) for rows in matches.values()]),
+        "points": model.num_points3D(),
+        "mean_reprojection_error": model.compute_mean_reprojection_error(),
+    }
+
+
+def save_model(model: pycolmap.Reconstruction, folder: Path) -> None:
+    """Write a COLMAP model, by rename."""
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        model.write_binary(str(temporary))
+
+
+def _label(settings: Settings, folder: Path, scene: Scene) -> dict[str, Any]:
+    """Labels of the training images; too few are an error."""
+    train = scene.split("train")
+    table = point_table(pycolmap.Reconstruction(str(folder / "sfm")))
+    with FeatureReader(folder / "features.h5") as reader:
+        rows = {image.name: len(reader.read(image.name)) for image in train}
+    labels = dict(make_labels(table, rows, settings.labels))
+    require_labels([int(label.valid.sum()) for label in labels.values()], settings.labels, ADVICE)
+    write_labels(folder / "labels.h5", labels.items())
+    good = good_points(table, settings.labels)
+    return {
+        "track_length": summary(table.track_length[good]),
+        "reprojection_error": summary(table.error[good]),
+        "triangulation_angle": summary(table.angle_deg[good]),
+        "points_refused": int((~good).sum()),
+    }
+
+
+def _label_counts(folder: Path, scene: Scene) -> dict[str, int]:
+    with LabelReader(folder / "labels.h5") as reader:
+        return {image.name: int(reader.read(image.name).valid.sum()) for image in scene.split("train")}

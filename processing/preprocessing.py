@@ -1,0 +1,159 @@
+"""Photos and poses become a scene: local features, an SfM model, labels, and the manifest that the other commands read."""
+
+# ruff: noqa: E402
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":  # a script finds its own folder only; d2s and processing lie one level up
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from d2s.commands.device import add_device, choose_device
+from d2s.commands.options import flag, run_command
+from d2s.errors import InputError
+from d2s.features.table import FEATURES
+from d2s.matching.table import MATCHERS
+from processing.adapters.base import AdapterOptions
+from processing.adapters.table import ADAPTERS
+from processing.labels import LabelOptions
+from processing.pipeline import Settings, preprocess
+from processing.report import report_lines
+from processing.sfm.colmap import SfmOptions
+
+logger = logging.getLogger(__name__)
+
+DEMO_SCENE = "gallery"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `d2s preprocess`."""
+    parser.add_argument("--dataset_dir", type=Path, default=None, help="folder of the data set or of the scene (demo needs none)")
+    parser.add_argument("--dataset", required=True, choices=tuple(ADAPTERS), help="format of the data")
+    parser.add_argument("--scene", default="", help=f"name of the scene (default: name of the folder; demo: {DEMO_SCENE})")
+    parser.add_argument("--out_dir", type=Path, default=Path("dataset"), help="where scenes are written (default: dataset)")
+    parser.add_argument("--gt", choices=("original", "sfm", "dslam"), default="original", help="which poses of 7scenes (default: original)")
+    parser.add_argument("--gt_file", type=Path, default=None, help="file with the poses that --gt names")
+    for split in ("train", "test", "val"):
+        parser.add_argument(f"--list_{split}", type=Path, default=None, metavar="FILE", help=f"text file that names the {split} images")
+    parser.add_argument("--test_every", type=int, default=None, metavar="N", help="without lists, every N-th image is a query (default: 8)")
+    parser.add_argument("--camera", default=None, metavar="'MODEL W H p0 …'", help="camera of all images, parameters as in COLMAP")
+    parser.add_argument("--units", choices=("metres", "arbitrary"), default=None, help="unit of the poses, where the format does not say")
+    parser.add_argument(
+        "--demo_option", action="append", default=[], metavar="KEY=VALUE", help="of the demo: mapping_images, query_images or size (WxH); repeatable"
+    )
+    _add_feature_arguments(parser.add_argument_group("features"))
+    _add_sfm_arguments(parser.add_argument_group("structure from motion and labels"))
+    flag(parser, "--skip_bad_images", False, "leave out images that cannot be read, instead of stopping")
+    flag(parser, "--overwrite", False, "start anew, whatever an earlier run left in the scene's folder")
+    parser.add_argument("--seed", type=int, default=0, help="seed of every random number (default: 0)")
+
+
+def _add_feature_arguments(group: Any) -> None:
+    group.add_argument("--features", default="sift", choices=tuple(FEATURES), help="local feature (default: sift)")
+    group.add_argument("--num_keypoints", type=int, default=2048, help="keypoints per image at most (default: 2048)")
+    group.add_argument("--weights", type=Path, default=None, help="weights of the feature network (default: found or downloaded)")
+    group.add_argument("--batch", type=int, default=None, help="images extracted at once (default: what suits the feature)")
+    add_device(group)
+
+
+def _add_sfm_arguments(group: Any) -> None:
+    sfm, labels = SfmOptions(), LabelOptions()
+    group.add_argument("--sfm", choices=("auto", "hloc", "native"), default="auto", help="who makes the SfM model (default: auto)")
+    group.add_argument("--hloc_out_dir", type=Path, default=None, help="outputs of hloc")
+    group.add_argument("--matcher", choices=MATCHERS, default="nn", help="nn: mutual nearest neighbours; lightglue (default: nn)")
+    for name, default, text in (
+        ("num_neighbors", sfm.num_neighbors, "images that each image is matched with, where there are too many for all pairs"),
+        ("max_epipolar_error", sfm.max_error_px, "pixels up to which a match agrees with known poses"),
+        ("min_track_length", labels.min_track_length, "images that must see a labelled point"),
+        ("max_reprojection_error", labels.max_error_px, "mean reprojection error of a labelled point, pixels"),
+        ("min_angle", labels.min_angle_deg, "largest angle between the rays of a labelled point, degrees"),
+    ):
+        group.add_argument(f"--{name}", type=type(default), default=default, help=f"{text} (default: {default:g})")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Preprocess one scene, or finish what a killed run began."""
+    _refuse_hloc(args)
+    folder = scene_folder(args)
+    report = preprocess(settings_from_args(args, folder), folder, args.overwrite)
+    for line in (f"Scene {folder}", *report_lines(report)):
+        logger.info("%s", line)
+    logger.info("Next: d2s train --dataset %s --scene %s --data_dir %s", args.dataset, folder.name, args.out_dir)
+    return 0
+
+
+def scene_folder(args: argparse.Namespace) -> Path:
+    """OUT_DIR/DATASET/SCENE. Raises InputError when the scene has no name that can be a folder."""
+    scene = args.scene or (DEMO_SCENE if args.dataset == "demo" else args.dataset_dir.resolve().name if args.dataset_dir else "")
+    if not scene:
+        raise InputError(f"--dataset {args.dataset} needs --dataset_dir.", "Give the folder of the data set or of the scene.")
+    if Path(scene).is_absolute() or ".." in Path(scene).parts:
+        raise InputError(f"--scene {scene!r} must be a name, not a path that leads elsewhere.")
+    return Path(args.out_dir) / args.dataset / scene
+
+
+def settings_from_args(args: argparse.Namespace, folder: Path) -> Settings:
+    """What the options say, checked."""
+    _require_positive(args, "num_keypoints", "num_neighbors", "max_epipolar_error", "max_reprojection_error")
+    if args.min_track_length < 2:
+        raise InputError(f"--min_track_length {args.min_track_length} must be at least 2.")
+    if args.batch is not None:
+        _require_positive(args, "batch")
+    adapter = AdapterOptions(
+        dataset_dir=args.dataset_dir, scene=args.scene, gt=args.gt, gt_file=args.gt_file, list_train=args.list_train, list_test=args.list_test,
+        list_val=args.list_val, camera=args.camera, work_dir=folder, seed=args.seed, extra=_extra(args),
+    )  # fmt: skip
+    return Settings(
+        dataset=args.dataset,
+        adapter=adapter,
+        features=args.features,
+        num_keypoints=args.num_keypoints,
+        weights=args.weights,
+        batch=args.batch,
+        device=str(choose_device(args.cudaid)),
+        matcher=args.matcher,
+        sfm=SfmOptions(args.num_neighbors, args.max_epipolar_error, min_angle_deg=args.min_angle, seed=args.seed),
+        labels=replace(
+            LabelOptions(), min_track_length=args.min_track_length, max_error_px=args.max_reprojection_error, min_angle_deg=args.min_angle
+        ),
+        skip_bad_images=args.skip_bad_images,
+    )
+
+
+def _refuse_hloc(args: argparse.Namespace) -> None:
+    if args.sfm == "hloc" or args.hloc_out_dir is not None:
+        raise InputError("This version makes its own SfM models and does not read hloc's.", "Leave out --sfm hloc and --hloc_out_dir.")
+
+
+def _require_positive(args: argparse.Namespace, *names: str) -> None:
+    for name in names:
+        if not getattr(args, name) > 0:
+            raise InputError(f"--{name} {getattr(args, name)} must be greater than 0.")
+
+
+def _extra(args: argparse.Namespace) -> dict[str, Any]:
+    """Options that only some adapters know."""
+    extra: dict[str, Any] = {name: getattr(args, name) for name in ("test_every", "units") if getattr(args, name) is not None}
+    if args.demo_option and args.dataset != "demo":
+        raise InputError(f"--demo_option does not apply to --dataset {args.dataset}.", "Leave it out.")
+    return {**extra, **dict(_demo_option(text) for text in args.demo_option)}
+
+
+def _demo_option(text: str) -> tuple[str, Any]:
+    key, _, value = text.partition("=")
+    try:
+        numbers = [int(part) for part in value.split("x")]
+    except ValueError:
+        numbers = []
+    if key not in ("mapping_images", "query_images", "size") or len(numbers) != (2 if key == "size" else 1):
+        raise InputError(f"--demo_option {text!r} is not understood.", "Write mapping_images=N, query_images=N or size=WIDTHxHEIGHT.")
+    return key, numbers if key == "size" else numbers[0]
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("preprocessing.py", add_arguments, run, description=__doc__))
