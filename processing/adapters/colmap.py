@@ -101,8 +101,11 @@ def _frames(reconstruction: pycolmap.Reconstruction, image_dir: Path, model: Pat
 
 
 def _pose(image: pycolmap.Image, model: Path) -> NDArray[np.float64]:
+    cam_from_world = image.cam_from_world()
     try:
-        return pose.from_matrix(image.cam_from_world().matrix())
+        if not np.linalg.norm(cam_from_world.rotation.quat) > 0.5:  # pycolmap turns 0 0 0 0 into the identity
+            raise FormatError(f"{cam_from_world.rotation.quat.tolist()} is not a rotation quaternion.")
+        return pose.from_matrix(cam_from_world.matrix())
     except (FormatError, np.linalg.LinAlgError) as error:
         raise FormatError(f"The pose of {image.name} in {model} is not valid: {error}") from None
 
