@@ -1,11 +1,10 @@
-"""DISK (Tyszkiewicz 2020), ALIKED (Zhao 2023) and XFeat (Potje 2024) through kornia, with weights that we find ourselves."""
+"""DISK (Tyszkiewicz 2020) and XFeat (Potje 2024) through kornia, with weights that we find ourselves."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from kornia.feature import DISK, XFeat
-from kornia.feature.aliked import ALIKED
 from torch import Tensor, nn
 
 from d2s.features.network import Detections, NetworkExtractor
@@ -32,24 +31,6 @@ class DiskExtractor(NetworkExtractor):
             pad_if_not_divisible=True,
         )
         return [(f.keypoints, f.detection_scores, f.descriptors) for f in found]
-
-
-class AlikedExtractor(NetworkExtractor):
-    """ALIKED-N16; keypoints with sub-pixel refinement."""
-
-    descriptor_dim = 128
-
-    def build(self, state: dict[str, Any]) -> nn.Module:
-        """The network with the tensors of the authors' checkpoint, which lacks one constant that kornia makes itself."""
-        network = ALIKED("aliked-n16", max_num_keypoints=self.num_keypoints, detection_threshold=0.0)
-        missing, unexpected = network.load_state_dict(state, strict=False)
-        if set(missing) - {"dkd.hw_grid"} or unexpected:
-            raise KeyError(f"missing {missing[:3]}, unexpected {unexpected[:3]}")
-        return network
-
-    def detect(self, images: Tensor) -> list[Detections]:
-        """The best maxima of the score map."""
-        return [(f.keypoints, f.keypoint_scores, f.descriptors) for f in self.network(images)]
 
 
 class XFeatExtractor(NetworkExtractor):

@@ -64,9 +64,9 @@ FEATURES: dict[str, FeatureSpec] = {
         options={"max_side": 1024, "window_size": 5, "score_threshold": 0.0},
     ),
     "aliked": FeatureSpec(
-        "d2s.features.kornia_features:AlikedExtractor",
+        "d2s.features.aliked:AlikedExtractor",
         128,
-        "ALIKED-N16, sub-pixel keypoints, through kornia",
+        "ALIKED-N16, sub-pixel keypoints; kornia's network with a forward pass of our own",
         "Apache-2.0 (kornia)",
         weights="aliked",
         options={"max_side": 1024},
