@@ -2,7 +2,7 @@
 # Set up the project: sh scripts/setup.sh [EXTRA ...]       (extras of pyproject.toml: hloc serve distributed dev all)
 #                     sh scripts/setup.sh --python          print the Python of the environment, install nothing
 # Uses the active environment (VIRTUAL_ENV or CONDA_PREFIX); makes .venv in the project's folder where none is active.
-# Done once, it returns at once until pyproject.toml, constraints.txt or this file changes.
+# Done once, it returns at once until pyproject.toml, constraints.txt or the scripts here change.
 set -eu
 
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
@@ -55,31 +55,6 @@ pip_install() {
     return 1
 }
 
-# The requirements of the installed project with the given extras, one a line. Another OpenCV distribution that is already there
-# stays: the headless one would be unpacked over the same cv2 folder.
-requirements() {
-    "$python" - "$@" <<'PYTHON'
-import re
-import sys
-from importlib import metadata
-
-opencv = {"opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless"}
-installed = {(d.metadata["Name"] or "").lower().replace("_", "-") for d in metadata.distributions()}
-wanted = set(sys.argv[1:])
-if unknown := wanted - set(metadata.metadata("d2s").get_all("Provides-Extra")):
-    sys.exit(f"setup: unknown extra {', '.join(sorted(unknown))}")
-if "all" in wanted:
-    wanted |= set(metadata.metadata("d2s").get_all("Provides-Extra"))
-for requirement in metadata.requires("d2s"):
-    extra = re.search(r"""\bextra\s*==\s*['"]([\w-]+)['"]""", requirement)
-    if extra and extra.group(1) not in wanted or requirement.startswith("d2s["):
-        continue
-    if requirement.startswith("opencv-python-headless") and opencv & installed:
-        continue
-    print(re.sub(r"""(\s+and\s+)?\bextra\s*==\s*['"][\w-]+['"]""", "", requirement).rstrip("; "))
-PYTHON
-}
-
 # Visdom on Python < 3.12 has to be built, with an older setuptools: pip < 25.3 takes that bound from PIP_CONSTRAINT, newer ones from
 # PIP_BUILD_CONSTRAINT. --no-deps keeps the bound away from the environment itself.
 install_visdom() {
@@ -100,7 +75,7 @@ install_weights() {
 install_project() {
     say "installing d2s${*:+ with $*} into $env"
     pip_install --no-deps -e . || fail "the project could not be installed (above)."
-    requirements "$@" >"$list" || exit 2
+    "$python" scripts/requirements.py "$@" >"$list" || exit 2
     install_visdom
     if has_package visdom; then echo visdom >>"$list"; fi  # now what it needs
     pip_install -c constraints.txt -r "$list" || fail "a dependency could not be installed (above)."
@@ -113,7 +88,7 @@ if [ "${1:-}" = "--python" ]; then echo "$python"; exit 0; fi
 
 cd "$root"
 stamp="$env/d2s-setup.txt"
-state="$(cat pyproject.toml constraints.txt scripts/setup.sh | cksum | tr ' ' -) $root"
+state="$(cat pyproject.toml constraints.txt scripts/setup.sh scripts/requirements.py | cksum | tr ' ' -) $root"
 done_already() {
     [ -x "$env/bin/d2s" ] && [ -f "$stamp" ] || return 1
     for extra in base "$@"; do grep -qxF "$extra $state" "$stamp" || return 1; done

@@ -1,0 +1,15 @@
+#!/bin/sh
+# Set up the project with what tests need, then linter, types, tests. Arguments go to pytest: sh tests/run.sh tests/unit/geometry -k camera
+set -eu
+root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
+sh "$root/scripts/setup.sh" dev
+python=$(sh "$root/scripts/setup.sh" --python)
+cd "$root"
+# One thread: the tests' arrays are small, and the threads of several libraries would fight for the cores.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" MPLBACKEND=Agg
+echo "== ruff"
+"$python" -m ruff check --output-format concise .
+echo "== mypy"
+"$python" -m mypy
+echo "== pytest"
+exec "$python" -m pytest -q "$@"
