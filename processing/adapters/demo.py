@@ -26,7 +26,7 @@ from processing.gallery.tour import Shot, shots
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # of the pictures: raise it whenever the same settings give other pixels
+VERSION = 2  # of the pictures: raise it whenever the same settings give other pixels
 SCENE = "gallery"
 
 
@@ -100,6 +100,8 @@ def _render_missing(folder: Path, plan: Sequence[Shot], camera: pycolmap.Camera,
     missing = [shot for shot in plan if not _is_complete(folder / shot.name)]
     if not missing:
         return
+    for leftover in folder.glob("*/.*.tmp"):
+        leftover.unlink()  # half a picture, of a rendering that was killed
     logger.info("Rendering %d of %d pictures of the demo room into %s", len(missing), len(plan), folder)
     room = make_room()
     renderer = Renderer(room, make_textures(room, settings.seed), camera)

@@ -9,9 +9,12 @@ import numpy as np
 
 from processing.gallery.noise import Float32, Image, Rng, colourize, fractal_noise, palette, smooth_noise, to_image
 
+# fmt: off
 WORDS = (
-    "LIGHT ATLAS NORD 1927 MUSEUM RHYTHM VERDE KLANG OPUS 44 FORM ORBIT CASA BLAU ECHO TERRA NOVA 61 ZEBRA QUARTZ JAZZ FUGUE VOX".split()
+    "LIGHT", "ATLAS", "NORD", "1927", "MUSEUM", "RHYTHM", "VERDE", "KLANG", "OPUS", "FORM", "ORBIT",
+    "CASA", "BLAU", "ECHO", "TERRA", "NOVA", "61", "ZEBRA", "QUARTZ", "JAZZ", "FUGUE", "VOX",
 )
+# fmt: on
 FONTS = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_TRIPLEX, cv2.FONT_HERSHEY_COMPLEX)
 
 

@@ -17,13 +17,13 @@ Image = NDArray[np.uint8]
 Float32 = NDArray[np.float32]
 
 SAMPLES = 2  # per pixel and axis
-BANDS = 6  # an image is rendered in bands of rows, which fit the processor's cache
+TILE = 160  # pixels: an image is rendered in tiles, which fit the cache and see few surfaces each
 ROW = 512  # length of the rows in which scattered texture look-ups are packed for cv2.remap
 
 
 @dataclass(frozen=True)
 class Exposure:
-    """How a picture was taken: `gain` per channel (3,), `vignetting` (share of light lost in the corners), `noise` (grey levels), `seed`."""
+    """How a picture was taken: `gain` per channel (3,), `vignetting` (share of light lost in the corners), `noise` (grey levels)."""
 
     gain: tuple[float, float, float] = (1.0, 1.0, 1.0)
     vignetting: float = 0.0
@@ -58,24 +58,28 @@ class Renderer:
 
     def render(self, cam_from_world: NDArray[np.float64], exposure: Exposure) -> Image:
         """The RGB image (H, W, 3) that the camera takes."""
-        bands = np.array_split(np.arange(self.height), BANDS)
-        light = np.concatenate([self._render_rows(cam_from_world, rows[0], rows[-1] + 1) for rows in bands if len(rows)])
+        light = np.empty((self.height, self.width, 3), dtype=np.float32)
+        for top in range(0, self.height, TILE):
+            for left in range(0, self.width, TILE):
+                tile = (slice(top, min(top + TILE, self.height)), slice(left, min(left + TILE, self.width)))
+                light[tile] = self._render_tile(cam_from_world, *tile)
         return self._develop(light, exposure)
 
-    def _render_rows(self, cam_from_world: NDArray[np.float64], start: int, stop: int) -> Float32:
-        rows = slice(SAMPLES * start, SAMPLES * stop)
-        x, y = self._x[rows], self._y[rows]
+    def _render_tile(self, cam_from_world: NDArray[np.float64], rows: slice, columns: slice) -> Float32:
+        size = (columns.stop - columns.start, rows.stop - rows.start)
+        samples = tuple(slice(SAMPLES * s.start, SAMPLES * s.stop) for s in (rows, columns))
+        x, y = (np.ascontiguousarray(rays[samples]) for rays in (self._x, self._y))
         inverse, index = trace(self.room, cam_from_world, x, y)
+        x, y, index = x.ravel(), y.ravel(), index.ravel()
+        depth = np.asarray(1 / inverse.ravel(), dtype=np.float32)
         colour = np.empty((x.size, 3), dtype=np.float32)
-        flat = index.ravel()
-        order = np.argsort(flat.astype(np.uint8), kind="stable")
-        found, starts = np.unique(flat[order], return_index=True)
-        for i, chosen in zip(found, np.split(order, starts[1:]), strict=True):
-            depth = 1 / inverse.ravel()[chosen]
-            colour[chosen] = self._look_up(int(i), cam_from_world, x.ravel()[chosen], y.ravel()[chosen], depth)
-        fine = colour.reshape(stop - start, SAMPLES, self.width, SAMPLES, 3)
-        mean: Float32 = fine.mean(axis=(1, 3), dtype=np.float32)
-        return mean
+        order = np.argsort(index, kind="stable")
+        counts = np.bincount(index)
+        for i, chosen in enumerate(np.split(order, np.cumsum(counts)[:-1])):
+            if len(chosen):
+                colour[chosen] = self._look_up(i, cam_from_world, x[chosen], y[chosen], depth[chosen])
+        fine = colour.reshape(SAMPLES * size[1], SAMPLES * size[0], 3)
+        return np.asarray(cv2.resize(fine, size, interpolation=cv2.INTER_AREA), dtype=np.float32)
 
     def _look_up(self, i: int, cam_from_world: NDArray[np.float64], x: Float32, y: Float32, depth: Float32) -> Float32:
         """Colours (N, 3) of rays that meet surface i at the given depths, from the two nearest levels of its pyramid."""
@@ -87,8 +91,10 @@ class Renderer:
         level = np.clip(np.log2(texels * depth * np.sqrt(depth)), 0, len(levels) - 1.001)
         whole = level.astype(np.uint8)
         colour = np.empty((len(u), 3), dtype=np.float32)
-        for low in np.unique(whole):
+        for low in range(whole.min(), whole.max() + 1):
             chosen = np.flatnonzero(whole == low)
+            if not len(chosen):
+                continue
             near = _sample(levels[low], u[chosen], v[chosen])
             far = _sample(levels[low + 1], u[chosen], v[chosen])
             colour[chosen] = near + (far - near) * (level[chosen] - low)[:, None]
@@ -121,9 +127,8 @@ def _sample(level: Image, u: Float32, v: Float32) -> Float32:
     """Bilinear look-up (N, 3) at positions 0..1 of one pyramid level."""
     height, width = level.shape[:2]
     rows = -(-len(u) // ROW)
-    maps = np.zeros((2, rows * ROW), dtype=np.float32)
-    maps[0, : len(u)] = u * width - 0.5
-    maps[1, : len(v)] = v * height - 0.5
-    maps = maps.reshape(2, rows, ROW)
-    colour = cv2.remap(level, maps[0], maps[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    x, y = np.zeros((rows, ROW), dtype=np.float32), np.zeros((rows, ROW), dtype=np.float32)
+    x.reshape(-1)[: len(u)] = u * width - 0.5
+    y.reshape(-1)[: len(v)] = v * height - 0.5
+    colour = cv2.remap(level, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return colour.reshape(-1, 3)[: len(u)].astype(np.float32)

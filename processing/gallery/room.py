@@ -8,6 +8,7 @@ ray, so that the nearest surface comes out of minima and maxima of linear functi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,8 @@ SIZE = (8.0, 6.0, 3.0)
 class Surface:
     """A rectangle that is seen from one side.
 
-    `origin` (3,) is the corner at the top left of its texture, `right` and `down` (3,) are unit vectors along the texture's rows and columns,
-    `size` is (width, height) in metres. The side that is seen is the one that `normal` points away from.
+    `origin` (3,) is the corner at the top left of its texture, `right` and `down` (3,) are unit vectors along the texture's rows and
+    columns, `size` is (width, height) in metres. It is seen from the side to which `normal` points.
     """
 
     name: str
@@ -38,7 +39,7 @@ class Surface:
     down: Array
     size: tuple[float, float]
 
-    @property
+    @cached_property
     def normal(self) -> Array:
         """Unit normal (3,) towards the viewer."""
         return np.cross(self.down, self.right)
@@ -51,7 +52,7 @@ class Room:
     shell: tuple[Surface, ...]
     solids: tuple[tuple[Surface, ...], ...]
 
-    @property
+    @cached_property
     def surfaces(self) -> tuple[Surface, ...]:
         """All surfaces, in the order of the indices that `trace` returns."""
         return self.shell + tuple(surface for solid in self.solids for surface in solid)
@@ -66,42 +67,54 @@ def plane(surface: Surface, cam_from_world: Array) -> tuple[Array, float]:
     return cam_from_world[:, :3] @ normal / offset, offset
 
 
-def trace(room: Room, cam_from_world: Array, x: Floats, y: Floats) -> tuple[Floats, NDArray[np.intp]]:
-    """Inverse depth and index of the nearest surface for rays (x, y, 1) of the camera frame; x and y of any equal shape."""
-    inverse = np.full_like(x, -np.inf)
-    index = np.zeros(x.shape, dtype=np.intp)
-    for i, surface in enumerate(room.shell):
-        value = _linear(plane(surface, cam_from_world)[0], x, y)
-        index[value > inverse] = i
-        np.maximum(inverse, value, out=inverse)
-    first = len(room.shell)
+def trace(room: Room, cam_from_world: Array, x: Floats, y: Floats) -> tuple[Floats, NDArray[np.uint8]]:
+    """Inverse depth and index of the nearest surface for rays (x, y, 1) of the camera frame; x and y of any equal shape.
+
+    Planes that cannot matter within the bounds of x and y are left out: a linear function has its extremes at the corners.
+    """
+    if not x.size:
+        return np.empty_like(x), np.empty(x.shape, dtype=np.uint8)
+    corners = np.array([[u, v, 1.0] for u in (x.min(), x.max()) for v in (y.min(), y.max())])
+    planes = [plane(surface, cam_from_world) for surface in room.surfaces]
+    bounds = np.array([coefficients for coefficients, _ in planes]) @ corners.T
+    low, high = bounds.min(axis=1), bounds.max(axis=1)
+    inverse, index = np.full_like(x, -np.inf), np.zeros(x.shape, dtype=np.uint8)
+    shell = range(len(room.shell))
+    for i in shell:
+        if high[i] >= low[: len(shell)].max():
+            value = _linear(planes[i][0], x, y)
+            index[value > inverse] = i
+            np.maximum(inverse, value, out=inverse)
+    first = len(shell)
     for solid in room.solids:
-        _trace_solid(solid, first, cam_from_world, x, y, inverse, index)
+        sides = range(first, first + len(solid))
+        front, back = [i for i in sides if planes[i][1] < 0], [i for i in sides if planes[i][1] >= 0]
         first += len(solid)
+        nearest_exit = max((low[i] for i in back), default=0.0)
+        if min(high[i] for i in front) > max(nearest_exit, low[: len(shell)].max(), 0.0):
+            _trace_solid({i: planes[i][0] for i in front}, [planes[i][0] for i in back], x, y, inverse, index)
     return inverse, index
 
 
-def _trace_solid(
-    solid: tuple[Surface, ...], first: int, cam_from_world: Array, x: Floats, y: Floats, inverse: Floats, index: NDArray[np.intp]
-) -> None:
+def _trace_solid(front: dict[int, Array], back: list[Array], x: Floats, y: Floats, inverse: Floats, index: NDArray[np.uint8]) -> None:
     """A ray enters a convex solid at the last of its front planes and leaves it at the first of its back planes."""
     enter, leave = np.full_like(x, np.inf), np.zeros_like(x)
-    side = np.zeros(x.shape, dtype=np.intp)
-    for i, surface in enumerate(solid):
-        coefficients, offset = plane(surface, cam_from_world)
+    side = np.zeros(x.shape, dtype=np.uint8)
+    for i, coefficients in front.items():
         value = _linear(coefficients, x, y)
-        if offset < 0:
-            side[value < enter] = first + i
-            np.minimum(enter, value, out=enter)
-        else:
-            np.maximum(leave, value, out=leave)
+        side[value < enter] = i
+        np.minimum(enter, value, out=enter)
+    for coefficients in back:
+        np.maximum(leave, _linear(coefficients, x, y), out=leave)
     hit = (enter > leave) & (enter > inverse)
     inverse[hit], index[hit] = enter[hit], side[hit]
 
 
 def _linear(coefficients: Array, x: Floats, y: Floats) -> Floats:
     a, b, c = coefficients.astype(x.dtype)
-    value: Floats = a * x + (b * y + c)
+    value: Floats = a * x
+    value += b * y
+    value += c
     return value
 
 

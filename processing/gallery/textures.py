@@ -17,7 +17,24 @@ DEFAULT_DENSITY = 300
 
 def make_textures(room: Room, seed: int) -> list[Image]:
     """An RGB texture for every surface of the room; no two surfaces share one."""
-    return [make_texture(surface, np.random.default_rng([seed, zlib.crc32(surface.name.encode())])) for surface in room.surfaces]
+    textures = [make_texture(surface, np.random.default_rng([seed, zlib.crc32(surface.name.encode())])) for surface in room.surfaces]
+    for i, surface in enumerate(room.shell):
+        if surface.material == "floor":
+            textures[i] = _stand_on(room, surface, textures[i])
+    return textures
+
+
+def _stand_on(room: Room, floor: Surface, texture: Image) -> Image:
+    """The floor with the soft shadows of what stands on it."""
+    shade = np.ones(texture.shape[:2], dtype=np.float32)
+    scale = np.array([texture.shape[1], texture.shape[0]]) / floor.size
+    for solid in room.solids:
+        top = solid[-1]
+        (w, h), a, b = top.size, top.right, top.down
+        corners = np.array([top.origin, top.origin + w * a, top.origin + w * a + h * b, top.origin + h * b]) - floor.origin
+        on_floor = np.stack([corners @ floor.right, corners @ floor.down], axis=-1) * scale
+        cv2.fillPoly(shade, [np.rint(on_floor).astype(np.int32)], 0.25)
+    return to_image(texture * cv2.GaussianBlur(shade, (0, 0), 0.09 * DENSITY["floor"])[..., None])
 
 
 def make_texture(surface: Surface, rng: Rng) -> Image:
@@ -74,10 +91,13 @@ def plaster(rng: Rng, height: int, width: int) -> Float32:
 
 
 def _crack(rng: Rng, image: Float32) -> None:
+    """A thin dark line that keeps its direction, roughly."""
     height, width = image.shape[:2]
-    steps = rng.normal(0, 1, (int(rng.integers(8, 28)), 2)).cumsum(axis=0) * 7
-    points = (np.array([rng.integers(width), rng.integers(height)]) + steps).astype(np.int32)
-    cv2.polylines(image, [points], False, (70, 60, 52), int(rng.integers(1, 3)), cv2.LINE_AA)
+    count = int(rng.integers(8, 26))
+    heading = rng.random() * 2 * np.pi + np.cumsum(rng.normal(0, 0.45, count))
+    steps = np.stack([np.cos(heading), np.sin(heading)], axis=-1) * rng.uniform(3, 10, (count, 1))
+    points = (np.array([rng.integers(width), rng.integers(height)]) + steps.cumsum(axis=0)).astype(np.int32)
+    cv2.polylines(image, [points], False, (84, 72, 60), 1, cv2.LINE_AA)
 
 
 def panel(rng: Rng, height: int, width: int) -> Float32:
@@ -129,8 +149,8 @@ def _hang_pictures(rng: Rng, wall: Float32, density: int) -> Float32:
     height, width = wall.shape[:2]
     x = rng.uniform(0.1, 0.3) * density
     while True:
-        w = rng.uniform(0.55, 1.35) * density
-        if x + w > width - 0.1 * density:
+        w = min(rng.uniform(0.55, 1.35) * density, width - 0.1 * density - x)
+        if w < 0.45 * density:
             return wall
         top, floor = rng.uniform(0.2, 0.4) * density, height - rng.uniform(0.35, 0.6) * density
         if w < 0.95 * density:
@@ -182,7 +202,7 @@ def parquet(rng: Rng, height: int, width: int, density: int) -> Float32:
 
 
 def _lay_rugs(rng: Rng, floor: Float32, density: int) -> Float32:
-    """Three rugs with borders, and the soft dark of what stands on the floor."""
+    """Three rugs with borders."""
     height, width = floor.shape[:2]
     for cx, cy, w, h, style in ((0.24, 0.5, 1.7, 2.5, "mosaic"), (0.55, 0.74, 2.4, 1.5, "grid"), (0.8, 0.36, 1.6, 2.0, "shapes")):
         rw, rh = int(w * density), int(h * density)

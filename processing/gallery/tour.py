@@ -64,7 +64,7 @@ def _query_shots(count: int, arc: float, seed: int) -> list[Shot]:
 
 
 def _pose(turn: float, stretch: float, height: float, heading: float, tilt: float, roll: float) -> Array:
-    """cam_from_world of a camera on the stretched ellipse; heading is measured from the outward direction, all angles but `turn` in degrees."""
+    """cam_from_world of a camera on the stretched ellipse; `heading` is from the outward direction; degrees, `turn` in radians."""
     place = CENTRE + stretch * RADII * np.array([np.cos(turn), np.sin(turn)])
     outward = np.arctan2(np.sin(turn) / RADII[1], np.cos(turn) / RADII[0])
     yaw, tilt, roll = outward + np.radians(heading), np.radians(tilt), np.radians(roll)
