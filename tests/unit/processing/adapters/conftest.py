@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from d2s.geometry import pose
 from d2s.geometry.camera import project
 from d2s.scene.manifest import Scene
-from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ class Miniature:
     points: np.ndarray
     views: tuple[View, ...]
 
-    def assert_reprojects(self, scene: Scene, view_of: dict[str, View], intrinsics_of: Callable[[str], tuple[float, float, float, float]]) -> None:
+    def assert_reprojects(
+        self, scene: Scene, view_of: dict[str, View], intrinsics_of: Callable[[str], tuple[float, float, float, float]]
+    ) -> None:
         """Every image of the scene sees the points where its view says, to a hundredth of a pixel."""
         assert {image.name for image in scene.images} == set(view_of)
         for image in scene.images:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from importlib import import_module
 
 import pytest
+
 from d2s.errors import InputError
 from processing.adapters.base import AdapterOptions
 from processing.adapters.table import ADAPTERS, load_source

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 import pytest
+
 from d2s.errors import FormatError, InputError, MissingFileError
 from d2s.geometry import pose
 from processing.adapters.base import AdapterOptions

@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 
 import pytest
+
 from d2s.errors import FormatError, InputError, MissingFileError
 from processing.adapters.base import AdapterOptions
 from processing.adapters.lists import ImageList, assign_splits, every_nth, find_entries, match_names, normal_name, read_list

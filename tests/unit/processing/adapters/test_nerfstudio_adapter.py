@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+
 from d2s.errors import FormatError, InputError, MissingFileError
 from d2s.geometry import pose
 from d2s.geometry.camera import project
@@ -165,7 +166,10 @@ def test_default_split_and_provenance(tmp_path, write_transforms):
     assert source.scene.provenance["applied_scale"] == 0.5 and source.scene.units == "metres"
 
 
-@pytest.mark.parametrize("matrix", [None, [[1, 2], [3, 4]], "identity", np.diag([2.0, 2, 2, 1]).tolist(), [[math.nan] * 4] * 4, [[1], [1, 2]]])
+BAD_MATRICES = [None, [[1, 2], [3, 4]], "identity", np.diag([2.0, 2, 2, 1]).tolist(), [[math.nan] * 4] * 4, [[1], [1, 2]]]
+
+
+@pytest.mark.parametrize("matrix", BAD_MATRICES)
 def test_bad_matrices_are_named(tmp_path, write_transforms, matrix):
     write_transforms(tmp_path, frame=lambda index: {"transform_matrix": matrix} if index == 4 else {})
     with pytest.raises(FormatError, match="frame ./images/0004.png: transform_matrix is not a pose"):

@@ -4,8 +4,9 @@ import logging
 import math
 
 import pytest
-from d2s.errors import FormatError, InputError
 from PIL import ExifTags, Image
+
+from d2s.errors import FormatError, InputError
 from processing.adapters.base import AdapterOptions
 from processing.adapters.photos import load
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from d2s.errors import FormatError, InputError, MissingFileError
 from processing.adapters.base import AdapterOptions
 from processing.adapters.seven_scenes import load, read_pose
@@ -80,6 +81,15 @@ def test_pseudo_ground_truth_with_a_focal_length_per_image(tmp_path, miniature, 
     miniature.assert_reprojects(source.scene, view_of, lambda name: (focal_of[name], focal_of[name], 320.0, 240.0))
 
 
+def test_given_camera_replaces_all_focal_lengths(tmp_path, miniature, write_seven_scenes):
+    view_of = write_seven_scenes(tmp_path / "chess")
+    lines = [f"{name} {view.colmap_fields()} {500 + index}" for index, (name, view) in enumerate(view_of.items())]
+    (tmp_path / "chess" / "pgt_sfm.txt").write_text("\n".join(lines))
+    scene = load(AdapterOptions(tmp_path, "chess", gt="sfm", camera="SIMPLE_PINHOLE 640 480 530 320 240")).scene
+    assert len(scene.cameras) == 1
+    miniature.assert_reprojects(scene, view_of, lambda name: (530.0, 530.0, 320.0, 240.0))
+
+
 def test_images_without_pseudo_pose_are_dropped(tmp_path, write_seven_scenes):
     view_of = write_seven_scenes(tmp_path / "chess")
     lines = [f"{name} {view.colmap_fields()} 525" for name, view in list(view_of.items())[2:]]
@@ -144,9 +154,11 @@ def test_no_pose_at_all_is_an_error(tmp_path, write_seven_scenes):
 
 SCALED = "2 0 0 0\n0 2 0 0\n0 0 2 0\n0 0 0 1\n"
 MIRRORED = "1 0 0 0\n0 1 0 0\n0 0 -1 0\n0 0 0 1\n"
+THREE_ROWS = "1 0 0 0\n0 1 0 0\n0 0 1 0\n"
+RAGGED = "1 0 0 0\n0 1 0\n0 0 1 0\n0 0 0 1\n"
 
 
-@pytest.mark.parametrize("text", ["", "hello", "1 0 0 0\n0 1 0 0\n0 0 1 0\n", "1 0 0 0\n0 1 0\n0 0 1 0\n0 0 0 1\n", "1 2 3", SCALED, MIRRORED])
+@pytest.mark.parametrize("text", ["", "hello", "1 2 3", THREE_ROWS, RAGGED, SCALED, MIRRORED])
 def test_malformed_pose_files_are_named(tmp_path, text):
     path = tmp_path / "frame-000007.pose.txt"
     path.write_text(text)
