@@ -49,8 +49,13 @@ def find_files(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list
 
 
 def _walk(folder: Path) -> Iterator[str]:
+    seen: set[str] = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        if (real := os.path.realpath(parent)) in seen:  # a link that leads back up
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
         for name in files:
             if not name.startswith("."):
                 yield (Path(parent) / name).relative_to(folder).as_posix()

@@ -46,6 +46,14 @@ def test_every_format_in_any_case_and_below_but_nothing_hidden(tmp_path, write_i
     assert [image.name for image in load(AdapterOptions(tmp_path)).scene.images] == sorted(names)
 
 
+def test_links_are_followed_but_not_in_circles(tmp_path, write_image):
+    write_image(tmp_path / "elsewhere" / "a.jpg")
+    write_image(tmp_path / "place" / "b.jpg")
+    (tmp_path / "place" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "place")
+    assert [image.name for image in load(AdapterOptions(tmp_path / "place")).scene.images] == ["b.jpg", "linked/a.jpg"]
+
+
 def focal_of(tmp_path, write_image, size=(400, 300), **tags) -> float | None:
     """The focal length read from a photo's EXIF data; None when it was guessed."""
     write_image(tmp_path / "a.jpg", size, exif=exif(**tags))
