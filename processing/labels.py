@@ -19,8 +19,8 @@ Array = NDArray[np.float64]
 class LabelOptions:
     """Which 3D points are good enough to learn from.
 
-    min_track_length: images that see the point. max_error_px: mean reprojection error. min_angle_deg: largest angle between two of its rays.
-    min_median: labels of the median image below which the scene is refused.
+    min_track_length: images that see the point, at least. max_error_px: mean reprojection error, at most. min_angle_deg: the largest angle
+    between two of its rays, at least. min_median: labels of the median image, below which the scene is refused.
     """
 
     min_track_length: int = 3
@@ -49,7 +49,9 @@ def make_labels(table: PointTable, rows: Mapping[str, int], options: LabelOption
     for name, count in rows.items():
         index = table.row_of_keypoint.get(name, np.full(count, -1))
         if len(index) != count:
-            raise FormatError(f"The SfM model has {len(index)} keypoints of image {name}, the features have {count}.", "Preprocess with --overwrite.")
+            raise FormatError(
+                f"The SfM model has {len(index)} keypoints of image {name}, the features have {count}.", "Preprocess with --overwrite."
+            )
         yield name, _labels_of(table, index, good)
 
 

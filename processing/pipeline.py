@@ -26,8 +26,9 @@ from processing.adapters.table import load_source
 from processing.feature_stage import extract_scene
 from processing.labels import LabelOptions, good_points, make_labels, point_table, require_labels
 from processing.report import make_report, summary
-from processing.sfm.colmap import SfmOptions, match_known_poses, triangulate
+from processing.sfm.colmap import Matches, SfmOptions, match_known_poses, restrict, triangulate, verify_matches
 from processing.sfm.matching import ReadFeatures, cached
+from processing.sfm.reconstruction import match_photos, placed, reconstruct
 from processing.stages import Stages
 from processing.validation_split import MIN_TRAIN, with_validation
 
@@ -80,12 +81,10 @@ def preprocess(settings: Settings, folder: Path, overwrite: bool = False) -> dic
         clear(folder)
     _refuse_foreign(folder)
     stages = Stages(folder)
-    stages.run("settings", settings.record(), (), lambda: {})
+    stages.run("settings", settings.record(), (), dict)
     source = _read_source(settings, stages)
     scene, dropped = _extract(settings, folder, source, stages)
-    with FeatureReader(folder / "features.h5") as reader:
-        read = _reader(reader, scene)
-        sfm = stages.run("sfm", {}, ("sfm",), lambda: _map(settings, folder, scene, read))
+    scene, dropped, sfm = _map(settings, folder, replace(source, scene=scene, dropped=dropped), stages)
     labels = stages.run("labels", {}, ("labels.h5",), lambda: _label(settings, folder, scene))
     counts = _label_counts(folder, scene)
     report = make_report(scene, dropped, counts, sfm, labels, stages.seconds)
@@ -116,7 +115,7 @@ def _read_source(settings: Settings, stages: Stages) -> SceneSource:
     logger.info("%s", describe(scene))
     if not scene.split("val"):
         logger.info("No validation images: fewer than %d training images", MIN_TRAIN)
-    stages.run("source", digest(replace(source, scene=scene)), (), lambda: {})
+    stages.run("source", digest(replace(source, scene=scene)), (), dict)
     return replace(source, scene=scene)
 
 
@@ -157,15 +156,44 @@ def _extract(settings: Settings, folder: Path, source: SceneSource, stages: Stag
     return scene, (*source.dropped, *(DroppedImage(**image) for image in bad))
 
 
-def _reader(reader: FeatureReader, scene: Scene) -> ReadFeatures:
-    return cached(reader.read, reader.read(scene.split("train")[0].name))
+def _map(
+    settings: Settings, folder: Path, source: SceneSource, stages: Stages
+) -> tuple[Scene, tuple[DroppedImage, ...], dict[str, Any]]:
+    """Make the SfM model; gives the scene (with poses found where none were known), all dropped images, and what to report."""
+    outputs = ("sfm",) if source.poses_known else ("sfm", "sfm_all")
+    with FeatureReader(folder / "features.h5") as reader:
+        read = cached(reader.read, reader.read(source.scene.split("train")[0].name))
+        work = _triangulate if source.poses_known else _reconstruct
+        info = stages.run("sfm", {}, outputs, lambda: work(settings, folder, source, read))
+    if source.poses_known:
+        return source.scene, source.dropped, info
+    scene, unplaced = placed(source.scene, pycolmap.Reconstruction(str(folder / "sfm_all")))
+    provenance = {**scene.provenance, "test poses": "reference poses: the test photos took part in the reconstruction, not in the labels"}
+    reason = "could not be placed by structure from motion"
+    return replace(scene, provenance=provenance), (*source.dropped, *(DroppedImage(name, reason) for name in unplaced)), info
 
 
-def _map(settings: Settings, folder: Path, scene: Scene, read: ReadFeatures) -> dict[str, Any]:
+def _triangulate(settings: Settings, folder: Path, source: SceneSource, read: ReadFeatures) -> dict[str, Any]:
     """Triangulate the training images at their poses: neither validation nor test images may leave a trace in the map."""
-    train = scene.with_images(scene.split("train"))
+    train = source.scene.with_images(source.scene.split("train"))
     matcher = make_matcher(settings.matcher, settings.features, settings.device)
-    matches = match_known_poses(train, read, matcher, settings.sfm)
+    return _publish_map(settings, folder, train, read, match_known_poses(train, read, matcher, settings.sfm))
+
+
+def _reconstruct(settings: Settings, folder: Path, source: SceneSource, read: ReadFeatures) -> dict[str, Any]:
+    """Find the poses of all photos, then make the map anew from the training photos alone, at these poses."""
+    matcher = make_matcher(settings.matcher, settings.features, settings.device)
+    matches = match_photos(source.scene, read, matcher, settings.sfm)
+    found = reconstruct(source.scene, read, matches, source.refine_cameras, settings.sfm)
+    scene, _ = placed(source.scene, found.model)
+    train = scene.with_images(scene.split("train"))
+    names = {image.name for image in train.images}
+    info = _publish_map(settings, folder, train, read, verify_matches(train, read, restrict(matches, names), settings.sfm))
+    save_model(found.model, folder / "sfm_all")
+    return {**info, "models_found": found.num_models, "photos_placed": found.model.num_reg_images()}
+
+
+def _publish_map(settings: Settings, folder: Path, train: Scene, read: ReadFeatures, matches: Matches) -> dict[str, Any]:
     model = triangulate(train, {image.name: read(image.name).keypoints for image in train.images}, matches, settings.sfm)
     save_model(model, folder / "sfm")
     return {

@@ -43,9 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--test_every", type=int, default=None, metavar="N", help="without lists, every N-th image is a query (default: 8)")
     parser.add_argument("--camera", default=None, metavar="'MODEL W H p0 …'", help="camera of all images, parameters as in COLMAP")
     parser.add_argument("--units", choices=("metres", "arbitrary"), default=None, help="unit of the poses, where the format does not say")
-    parser.add_argument(
-        "--demo_option", action="append", default=[], metavar="KEY=VALUE", help="of the demo: mapping_images, query_images or size (WxH); repeatable"
-    )
+    demo = "of the demo: mapping_images, query_images or size (WxH); repeatable"
+    parser.add_argument("--demo_option", action="append", default=[], metavar="KEY=VALUE", help=demo)
     _add_feature_arguments(parser.add_argument_group("features"))
     _add_sfm_arguments(parser.add_argument_group("structure from motion and labels"))
     flag(parser, "--skip_bad_images", False, "leave out images that cannot be read, instead of stopping")
@@ -89,7 +88,8 @@ def run(args: argparse.Namespace) -> int:
 
 def scene_folder(args: argparse.Namespace) -> Path:
     """OUT_DIR/DATASET/SCENE. Raises InputError when the scene has no name that can be a folder."""
-    scene = args.scene or (DEMO_SCENE if args.dataset == "demo" else args.dataset_dir.resolve().name if args.dataset_dir else "")
+    folder_name = args.dataset_dir.resolve().name if args.dataset_dir else ""
+    scene = args.scene or (DEMO_SCENE if args.dataset == "demo" else folder_name)
     if not scene:
         raise InputError(f"--dataset {args.dataset} needs --dataset_dir.", "Give the folder of the data set or of the scene.")
     if Path(scene).is_absolute() or ".." in Path(scene).parts:
@@ -104,10 +104,10 @@ def settings_from_args(args: argparse.Namespace, folder: Path) -> Settings:
         raise InputError(f"--min_track_length {args.min_track_length} must be at least 2.")
     if args.batch is not None:
         _require_positive(args, "batch")
+    lists = {f"list_{split}": getattr(args, f"list_{split}") for split in ("train", "test", "val")}
     adapter = AdapterOptions(
-        dataset_dir=args.dataset_dir, scene=args.scene, gt=args.gt, gt_file=args.gt_file, list_train=args.list_train, list_test=args.list_test,
-        list_val=args.list_val, camera=args.camera, work_dir=folder, seed=args.seed, extra=_extra(args),
-    )  # fmt: skip
+        args.dataset_dir, args.scene, args.gt, args.gt_file, camera=args.camera, work_dir=folder, seed=args.seed, extra=_extra(args), **lists
+    )
     return Settings(
         dataset=args.dataset,
         adapter=adapter,

@@ -9,6 +9,7 @@ makes the searches for minima several times faster than on floating point.
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ def mutual_nearest_neighbors(
     return _match(_half_squared_distances(a, b, device), ratio, min_similarity)
 
 
-def _half_squared_distances(a: NDArray[np.generic], b: NDArray[np.generic], device: str) -> torch.Tensor:
+def _half_squared_distances(a: NDArray[Any], b: NDArray[Any], device: str) -> torch.Tensor:
     """OFFSET + |a - b|^2 / 2 for every two rows, (N, M) on the CPU; bfloat16 where the hardware multiplies in it, else float32."""
     dtype = torch.bfloat16 if device != "cpu" or _has_fast_bfloat16() else torch.float32
     x = _with_column(a, 1.0, dtype, device)
@@ -44,7 +45,7 @@ def _half_squared_distances(a: NDArray[np.generic], b: NDArray[np.generic], devi
     return (x @ y.T).cpu()
 
 
-def _with_column(rows: NDArray[np.generic], value: float, dtype: torch.dtype, device: str) -> torch.Tensor:
+def _with_column(rows: NDArray[Any], value: float, dtype: torch.dtype, device: str) -> torch.Tensor:
     out = torch.empty(len(rows), rows.shape[1] + 1, dtype=dtype, device=device)
     out[:, :-1] = torch.from_numpy(np.ascontiguousarray(rows))
     out[:, -1] = value

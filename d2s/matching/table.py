@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -50,5 +50,6 @@ def make_matcher(name: str, feature: str, device: str = "cpu") -> Matcher:
 def matcher_settings(name: str, feature: str) -> dict[str, Any]:
     """What decides the matches, as JSON values."""
     if name == "nn":
-        return {"name": name, **{k: v for k, v in asdict(NearestNeighborMatcher(RATIOS.get(feature, DEFAULT_RATIO))).items() if k != "device"}}
+        matcher = NearestNeighborMatcher(RATIOS.get(feature, DEFAULT_RATIO))
+        return {"name": name, "ratio": matcher.ratio, "min_similarity": matcher.min_similarity}
     return {"name": name, "feature": feature}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +55,18 @@ def match_known_poses(scene: Scene, read: ReadFeatures, matcher: Matcher, option
     found = track(match_pairs(pairs, read, matcher), len(pairs), "matching")
     verified = {(a, b): verify(views[a], views[b], rows, options.max_error_px) for (a, b), rows in found}
     return _enough(verified, options.min_matches)
+
+
+def verify_matches(scene: Scene, read: ReadFeatures, matches: Matches, options: SfmOptions) -> Matches:
+    """The matches that agree with the scene's poses, of pairs that have enough of them."""
+    views = {image.name: _view(scene, image, read) for image in scene.images}
+    verified = {(a, b): verify(views[a], views[b], rows, options.max_error_px) for (a, b), rows in matches.items()}
+    return _enough(verified, options.min_matches)
+
+
+def restrict(matches: Matches, names: Container[str]) -> Matches:
+    """The matches between the named images."""
+    return {(a, b): rows for (a, b), rows in matches.items() if a in names and b in names}
 
 
 def choose_pairs(scene: Scene, read: ReadFeatures, matcher: Matcher, views: Mapping[str, View], options: SfmOptions) -> list[Pair]:

@@ -1,4 +1,7 @@
-"""COLMAP databases and empty models with our images, keypoints and matches in them (pycolmap 3.13 and 4: one rig per camera, one frame per image)."""
+"""COLMAP databases and empty models with our images, keypoints and matches in them.
+
+pycolmap 3.13 and later want rigs and frames: one rig per camera, one frame per image.
+"""
 
 from __future__ import annotations
 

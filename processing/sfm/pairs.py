@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,9 +105,10 @@ def _samples(scene: Scene, image: SceneImage, depths: Sequence[float]) -> Array:
     return pose.transform(pose.inverse(_pose(image)), np.concatenate([rays * depth for depth in depths]))
 
 
-def _sees(poses: Array, bounds: Array, points: Array) -> NDArray[np.bool_]:
+def _sees(poses: NDArray[Any], bounds: Array, points: NDArray[Any]) -> NDArray[np.bool_]:
     """Which cameras (n,) see which points (p,), on the plane z = 1, occlusion aside: (n, p)."""
-    local = np.einsum("nij,pj->npi", poses[:, :, :3].astype(np.float32), points.astype(np.float32)) + poses[:, None, :, 3].astype(np.float32)
+    poses, points = poses.astype(np.float32), points.astype(np.float32)
+    local = np.einsum("nij,pj->npi", poses[:, :, :3], points) + poses[:, None, :, 3]
     plane = local[..., :2] / np.maximum(local[..., 2:], 1e-6)
     inside = (plane >= bounds[:, None, 0]) & (plane <= bounds[:, None, 1])
     return inside.all(axis=-1) & (local[..., 2] > 0)
@@ -140,20 +142,19 @@ def probe_pairs(scene: Scene, count: int = 60) -> list[Pair]:
     return pairs
 
 
-def retrieval_pairs(names: Sequence[str], descriptors: Mapping[str, Array] | Callable[[str], Array], num_neighbors: int, seed: int = 0) -> list[Pair]:
-    """Each image with the `num_neighbors` whose aggregated local descriptors are most alike."""
-    read = descriptors if callable(descriptors) else descriptors.__getitem__
-    vectors = global_descriptors([read(name) for name in names], seed)
+def retrieval_pairs(names: Sequence[str], descriptors: Callable[[str], NDArray[Any]], num_neighbors: int, seed: int = 0) -> list[Pair]:
+    """Each image with the `num_neighbors` whose aggregated local descriptors (N, D) are most alike."""
+    vectors = global_descriptors([descriptors(name) for name in names], seed)
     similarity = vectors @ vectors.T
     np.fill_diagonal(similarity, -np.inf)
     nearest = np.argsort(-similarity, axis=1, kind="stable")[:, : min(num_neighbors, len(names) - 1)]
     return [(names[i], names[int(j)]) for i, row in enumerate(nearest) for j in row]
 
 
-def global_descriptors(local: Sequence[Array], seed: int = 0, num_words: int = 64) -> Array:
+def global_descriptors(local: Sequence[NDArray[Any]], seed: int = 0, num_words: int = 64) -> Array:
     """VLAD vectors (n, num_words * D) of images' local descriptors (N_i, D), over a codebook of the scene's own descriptors.
 
-    Residuals to the nearest word are summed, normalised per word, square-rooted and normalised as a whole (Arandjelovic and Zisserman 2013).
+    Residuals to the nearest word are summed, normalised per word, square-rooted and normalised (Arandjelovic and Zisserman 2013).
     """
     rng = np.random.default_rng(seed)
     pool = np.concatenate([d[rng.permutation(len(d))[: max(1, 40_000 // len(local))]] for d in local]).astype(np.float32)

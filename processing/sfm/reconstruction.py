@@ -1,0 +1,100 @@
+"""Full structure from motion for photos without poses."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pycolmap
+
+from d2s.errors import ReconstructionError
+from d2s.matching.table import Matcher
+from d2s.scene.manifest import Scene
+from processing.progress import track
+from processing.sfm import pairs as pair_selection
+from processing.sfm.colmap import Matches, SfmOptions, quiet_colmap
+from processing.sfm.database import write_database, write_matches
+from processing.sfm.matching import ReadFeatures, match_pairs
+from processing.sfm.pairs import Pair
+
+logger = logging.getLogger(__name__)
+
+SEQUENTIAL, RETRIEVED = 5, 20
+"""Neighbours by name and by looks of each photo where there are too many photos for all pairs."""
+MIN_IMAGES = 3
+REMEDY = "Take more photos, with at least two thirds of overlap from one to the next and with texture in them, or try other --features."
+
+
+@dataclass(frozen=True)
+class Reconstructed:
+    """The largest model of the photos, and how many models there were."""
+
+    model: pycolmap.Reconstruction
+    num_models: int
+
+
+def photo_pairs(names: list[str], read: ReadFeatures, seed: int) -> list[Pair]:
+    """All pairs of few photos; of many, those near in name and those that look alike."""
+    if len(names) < pair_selection.EXHAUSTIVE_BELOW:
+        return pair_selection.exhaustive_pairs(names)
+    near = pair_selection.sequential_pairs(names, SEQUENTIAL)
+    alike = pair_selection.retrieval_pairs(names, lambda name: np.asarray(read(name).descriptors, dtype=np.float32), RETRIEVED, seed)
+    return pair_selection.unique_pairs([*near, *alike], names)
+
+
+def match_photos(scene: Scene, read: ReadFeatures, matcher: Matcher, options: SfmOptions) -> Matches:
+    """Matches of photos without poses; what they are worth is for COLMAP to say."""
+    pairs = photo_pairs([image.name for image in scene.images], read, options.seed)
+    logger.info("Matching %d image pairs of %d photos", len(pairs), len(scene.images))
+    found = track(match_pairs(pairs, read, matcher), len(pairs), "matching")
+    return {pair: rows for pair, rows in found if len(rows) >= options.min_matches}
+
+
+def reconstruct(scene: Scene, read: ReadFeatures, matches: Matches, refine_cameras: bool, options: SfmOptions) -> Reconstructed:
+    """Poses of all photos, and cameras too where they are guesses; the largest model is kept.
+
+    Raises ReconstructionError when fewer than MIN_IMAGES photos, or no training photo, can be placed in one model.
+    """
+    with TemporaryDirectory() as folder, quiet_colmap():
+        database, pair_file = Path(folder) / "database.db", Path(folder) / "pairs.txt"
+        write_database(database, scene, {image.name: read(image.name).keypoints for image in scene.images})
+        write_matches(database, scene, matches)
+        pair_file.write_text("".join(f"{a} {b}\n" for a, b in matches), encoding="utf-8")
+        logger.info("Verifying %d image pairs", len(matches))
+        pycolmap.verify_matches(str(database), str(pair_file))
+        logger.info("Reconstructing; this can take minutes")
+        models = pycolmap.incremental_mapping(str(database), folder, folder, _pipeline_options(refine_cameras, options))
+    if not models:
+        raise ReconstructionError(f"No model could be started from {len(scene.images)} photos and {len(matches)} matched pairs.", REMEDY)
+    return Reconstructed(max(models.values(), key=lambda model: model.num_reg_images()), len(models))
+
+
+def _pipeline_options(refine_cameras: bool, options: SfmOptions) -> pycolmap.IncrementalPipelineOptions:
+    pipeline = pycolmap.IncrementalPipelineOptions()
+    pipeline.extract_colors = False
+    pipeline.min_num_matches = options.min_matches
+    pipeline.min_model_size = MIN_IMAGES
+    pipeline.ba_refine_focal_length = refine_cameras
+    pipeline.ba_refine_extra_params = refine_cameras
+    pipeline.mapper.abs_pose_refine_focal_length = refine_cameras
+    pipeline.mapper.abs_pose_refine_extra_params = refine_cameras
+    if hasattr(pipeline, "random_seed"):
+        pipeline.random_seed = options.seed
+    return pipeline
+
+
+def placed(scene: Scene, model: pycolmap.Reconstruction) -> tuple[Scene, tuple[str, ...]]:
+    """The scene with the poses and cameras of a model, without the photos that it lacks, and the names of those.
+
+    Raises ReconstructionError when fewer than MIN_IMAGES photos, or no training photo, are left.
+    """
+    poses = {image.name: image.cam_from_world().matrix() for image in model.images.values() if image.has_pose}
+    images = tuple(replace(image, cam_from_world=poses[image.name]) for image in scene.images if image.name in poses)
+    if len(images) < MIN_IMAGES or not any(image.split == "train" for image in images):
+        raise ReconstructionError(f"Only {len(images)} of {len(scene.images)} photos could be placed in one model.", REMEDY)
+    cameras = {i: model.cameras[i] if i in model.cameras else camera for i, camera in scene.cameras.items()}  # noqa: SIM401 (no .get there)
+    unplaced = tuple(image.name for image in scene.images if image.name not in poses)
+    return replace(scene, cameras=cameras).with_images(images), unplaced
