@@ -115,7 +115,7 @@ class TopView:
             _draw_cameras(axes, flat["mapping"], flat["true"], flat["estimated"])
             _frame(axes, flat)
             axes.set_xlabel(self.unit)
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, frameon=False, fontsize=8.5, markerscale=1.3)
+            _legend(axes)
             return svg(figure)
 
 
@@ -146,7 +146,7 @@ def view_from_above(poses: Array) -> Array:
 
 def _draw_points(axes: Axes, points: Array) -> None:
     if len(points):
-        _dots(axes, points, "predicted points", s=1.2, color="#9aa7b5", alpha=0.45, linewidths=0, rasterized=True)
+        _dots(axes, points, "predicted points", s=1.2, color="#74818f", alpha=0.5, linewidths=0, rasterized=True)
 
 
 def _draw_cameras(axes: Axes, mapping: Array, true: Array, estimated: Array) -> None:
@@ -162,6 +162,13 @@ def _draw_cameras(axes: Axes, mapping: Array, true: Array, estimated: Array) -> 
 
 def _dots(axes: Axes, points: Array, label: str, **style: Any) -> None:
     axes.scatter(points[:, 0], points[:, 1], label=label, **style)
+
+
+def _legend(axes: Axes) -> None:
+    legend = axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, frameon=False, fontsize=9)
+    for handle in legend.legend_handles:
+        handle.set_sizes([26])  # type: ignore[union-attr]
+        handle.set_alpha(1)  # type: ignore[union-attr]
 
 
 def _frame(axes: Axes, flat: dict[str, Array]) -> None:

@@ -16,7 +16,7 @@ h2 { font-size: 1.15rem; margin: 0 0 12px; }
 p { margin: 0 0 10px; }
 .soft { color: var(--soft); }
 .small { font-size: .87rem; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin: 18px 0; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(46%, 215px), 1fr)); gap: 12px; margin: 18px 0; }
 .tile, section { background: #fff; border: 1px solid var(--line); border-radius: 12px; }
 .tile { padding: 12px 14px; }
 .tile b { display: block; font-size: 1.32rem; line-height: 1.25; font-weight: 650; font-variant-numeric: tabular-nums; }
@@ -30,7 +30,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { text-align: right; padding: 5px 8px; border-bottom: 1px solid var(--line); }
 th { color: var(--soft); font-weight: 500; font-size: .85rem; }
 th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; }
-td.text { text-align: left; }
+.text { text-align: left; }
 tr:last-child td { border-bottom: 0; }
 .scroll { overflow-x: auto; -webkit-overflow-scrolling: touch; }
 .bar { display: block; height: 9px; border-radius: 5px; background: #e8ecf1; min-width: 90px; }
@@ -68,12 +68,12 @@ def section(title: str, content: str, css: str = "") -> str:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], text_columns: Sequence[int] = ()) -> str:
     """A table that scrolls sideways where the screen is narrow."""
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    return f'<div class="scroll"><table><tr>{head}</tr>{"".join(_row(row, text_columns) for row in rows)}</table></div>'
+    lines = [_row(header, text_columns, "th"), *(_row(row, text_columns, "td") for row in rows)]
+    return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
 
 
-def _row(cells: Sequence[str], text_columns: Sequence[int]) -> str:
-    columns = (f"<td{' class=text' if i in text_columns else ''}>{escape(cell)}</td>" for i, cell in enumerate(cells))
+def _row(cells: Sequence[str], text_columns: Sequence[int], tag: str) -> str:
+    columns = (f"<{tag}{' class=text' if i in text_columns else ''}>{escape(cell)}</{tag}>" for i, cell in enumerate(cells))
     return f"<tr>{''.join(columns)}</tr>"
 
 

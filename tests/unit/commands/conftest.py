@@ -40,7 +40,9 @@ def make_features(index: int) -> LocalFeatures:
     wrong = np.arange(count) % 4 == 0 if index != BAD_IMAGE else np.ones(count, dtype=bool)
     xyz[wrong] = random.uniform(-8, 8, (int(wrong.sum()), 3))
     reliability = np.where(wrong & (index != BAD_IMAGE), 0.2, 0.9)
-    return LocalFeatures(keypoints, np.linspace(1, 0.1, count, dtype=np.float32), np.column_stack([xyz, reliability]).astype(np.float32), (160, 120))
+    return LocalFeatures(
+        keypoints, np.linspace(1, 0.1, count, dtype=np.float32), np.column_stack([xyz, reliability]).astype(np.float32), (160, 120)
+    )
 
 
 class MadeExtractor:
@@ -100,7 +102,12 @@ def place(tmp_path, monkeypatch):
     made = Place(tmp_path, info)
     _write_images(tmp_path / "images")
     _write_scene(made)
-    for folder, text in {"model": "0", "checkpoints/epoch_001": "0.3", "checkpoints/epoch_002": "0.01", "checkpoints/epoch_003": "0.1"}.items():
+    for folder, text in {
+        "model": "0",
+        "checkpoints/epoch_001": "0.3",
+        "checkpoints/epoch_002": "0.01",
+        "checkpoints/epoch_003": "0.1",
+    }.items():
         (made.run_dir / folder).mkdir(parents=True)
         (made.run_dir / folder / "model.safetensors").write_text(text)
         (made.run_dir / folder / "model.json").write_text("{}")

@@ -35,7 +35,15 @@ def test_default_evaluates_the_model_on_the_test_images(place, capsys):
     assert 0 < metrics["median_t_cm"] < 3 and 0 < metrics["median_r_deg"] < 1
     assert set(metrics["recall"]) == set(RECALLS) and metrics["recall"]["50cm5deg"] == 7 / 8
     assert set(metrics["ms"]) == {"features", "regressor", "pnp", "total"} and metrics["ms"]["total"] > 0
-    expected = {"dataset": "made", "scene": "arc", "features": "made", "num_keypoints": 150, "pnp": "poselib", "seed": 3, "train_seconds": 12.0}
+    expected = {
+        "dataset": "made",
+        "scene": "arc",
+        "features": "made",
+        "num_keypoints": 150,
+        "pnp": "poselib",
+        "seed": 3,
+        "train_seconds": 12.0,
+    }
     assert expected.items() <= metrics.items() and metrics["map_bytes"] == 3 and "numpy" in metrics["versions"]
     printed = capsys.readouterr().out
     assert "within 5 cm, 5°" in printed and str(out / "report.html") in printed and "1 not localized" in printed
@@ -74,7 +82,7 @@ def test_report_is_self_contained(place):
     evaluate(place)
     page = (place.run_dir / "eval" / "report.html").read_text()
     assert len(page) < 5e6 and page.count("data:image/jpeg") == 8 and page.count("<svg") == 3
-    assert "src=\"http" not in page and "<script" not in page and "<link" not in page
+    assert 'src="http' not in page and "<script" not in page and "<link" not in page
     assert "17.png" in page and "no more than chance" in page
 
 
@@ -94,7 +102,7 @@ def test_scores_of_existing_results_can_be_renewed(place, capsys):
 def test_poses_of_another_program_can_be_scored(place, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
-    true = [image for image in Scene.load(place.scene_dir).split("test")]
+    true = Scene.load(place.scene_dir).split("test")
     lines = [" ".join([i.name, *(str(v) for part in pose.to_qvec_tvec(i.cam_from_world) for v in part)]) for i in true]
     (other / "results.txt").write_text("\n".join(lines))
     assert evaluate(place, "--score_only", "--out", str(other))[0] == 0
@@ -143,7 +151,9 @@ def test_sweep_needs_validation_images(place, capsys):
 
 
 def test_reliability_threshold(place):
-    kept = [evaluate(place, *options)[1]["mean_kept"] for options in ([], ["--uncer", "0"], ["--uncer_thres", "0.1"], ["--uncer_thres", "0.95"])]
+    kept = [
+        evaluate(place, *options)[1]["mean_kept"] for options in ([], ["--uncer", "0"], ["--uncer_thres", "0.1"], ["--uncer_thres", "0.95"])
+    ]
     assert kept == [pytest.approx((7 * 112 + 150) / 8), 150, 150, 50]
 
 

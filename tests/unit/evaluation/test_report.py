@@ -1,0 +1,92 @@
+"""Words, figures and pictures of a report; the page itself is tested with d2s eval."""
+
+from __future__ import annotations
+
+import base64
+import math
+
+import cv2
+import numpy as np
+import pytest
+
+from d2s.evaluation import html, wording
+from d2s.evaluation.figures import TopView, error_curve, view_from_above
+from d2s.evaluation.pictures import GREEN, RED, draw_keypoints, jpeg_uri
+from d2s.localization.result import LocalizationResult
+
+
+@pytest.mark.parametrize(
+    ("t", "units", "extent", "text"),
+    [
+        (0.0234, "metres", 1.0, "2.34 cm"),
+        (0.234, "metres", 1.0, "23.4 cm"),
+        (2.34, "metres", 1.0, "2.34 m"),
+        (234.0, "metres", 1.0, "234 m"),
+        (0.02, "arbitrary", 4.0, "0.50 %"),
+        (0.02, "arbitrary", 0.0, "0.02 units"),
+        (math.inf, "metres", 1.0, "-"),
+        (None, "arbitrary", 1.0, "-"),
+    ],
+)
+def test_distances(t, units, extent, text):
+    assert wording.distance(t, units, extent) == text
+
+
+def test_other_words():
+    assert wording.size(4_312_334) == "4.3 MB" and wording.size(900) == "0.9 kB" and wording.duration(90) == "90 s"
+    assert wording.duration(630) == "10.5 min" and wording.duration(0) == "-" and wording.share(0.6841) == "68.4 %"
+    assert wording.angle(math.inf) == "-" and wording.milliseconds(None) == "-"
+
+
+def upright_camera(center, yaw):
+    """A camera of a world whose z axis points up, looking along (cos yaw, sin yaw, 0)."""
+    forward = np.array([math.cos(yaw), math.sin(yaw), 0])
+    down = np.array([0, 0, -1.0])
+    rotation = np.stack([np.cross(down, forward), down, forward])
+    return np.column_stack([rotation, -rotation @ center])
+
+
+def test_view_from_above_is_along_gravity_and_not_mirrored():
+    poses = np.stack([upright_camera([3 * x, x % 2, 0.3 * x], x) for x in range(6)])
+    first, second = view_from_above(poses)
+    np.testing.assert_allclose(np.abs(first @ [0, 0, 1]), 0, atol=1e-9)
+    np.testing.assert_allclose(np.cross(first, second), [0, 0, 1], atol=1e-9)
+    assert abs(first[0]) > 0.9
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_view_of_cameras_in_one_place(count):
+    axes = view_from_above(np.stack([upright_camera([1, 2, 3], 0.1)] * count))
+    np.testing.assert_allclose(axes @ axes.T, np.eye(2), atol=1e-9)
+    np.testing.assert_allclose(axes @ [0, 0, 1], 0, atol=1e-9)
+
+
+def test_figures_are_svg_and_repeatable():
+    poses = np.stack([upright_camera([x, 0, 0], x) for x in range(5)])
+    estimated = poses.copy()
+    estimated[2] = np.nan
+    view = TopView(poses, poses, estimated, np.random.default_rng(0).normal(size=(20000, 3)), "metres")
+    assert view.draw() == view.draw() and view.draw().startswith("<svg") and "width=" not in view.draw().split(">")[0]
+    assert TopView(poses[:0], poses, np.full_like(poses, np.nan), np.zeros((0, 3)), "metres").draw().startswith("<svg")
+    for errors in ([], [math.inf], [0.0, 1.0, math.inf]):
+        assert error_curve(errors, "cm", (1, 5)).startswith("<svg")
+
+
+def test_keypoints_have_the_colours_of_their_fate():
+    keypoints = np.array([[100, 100], [300, 100], [500, 300]], np.float32)
+    used, inliers = np.array([False, True, True]), np.array([False, False, True])
+    nothing = np.zeros((3, 3), np.float32)
+    result = LocalizationResult(False, None, "", {}, keypoints, nothing, nothing[:, 0], used, inliers)
+    drawn = draw_keypoints(np.full((600, 1120), 128, np.uint8), result)
+    assert drawn.shape == (300, 560, 3)
+    np.testing.assert_allclose(drawn[50, 50], RED, atol=30)
+    np.testing.assert_allclose(drawn[150, 250], GREEN, atol=30)
+    assert drawn[50, 150].max() < 120, "a reliable keypoint that does not agree is a ring"
+    assert (np.abs(drawn[46:55, 146:155].astype(int) - GREEN).max(axis=2) < 60).any()
+    data = base64.b64decode(jpeg_uri(drawn).split(",")[1])
+    assert cv2.imdecode(np.frombuffer(data, np.uint8), 1).shape == (300, 560, 3)
+
+
+def test_foreign_text_is_escaped():
+    page = html.page("<a>", html.table(("h",), [("<script>",)]) + html.tiles([("<i>", "<b>")]) + html.picture("data:,", '"><', "x"))
+    assert "<script>" not in page and "&lt;script&gt;" in page and "<i>" not in page and '""><"' not in page
