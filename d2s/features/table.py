@@ -56,7 +56,7 @@ FEATURES: dict[str, FeatureSpec] = {
         options={"max_side": 1600, "contrast_threshold": 0.004, "edge_threshold": 10.0},
     ),
     "disk": FeatureSpec(
-        "d2s.features.kornia_features:DiskExtractor",
+        "d2s.features.disk:DiskExtractor",
         128,
         "DISK, depth-supervised, through kornia",
         "Apache-2.0 (kornia)",
@@ -72,7 +72,7 @@ FEATURES: dict[str, FeatureSpec] = {
         options={"max_side": 1024},
     ),
     "xfeat": FeatureSpec(
-        "d2s.features.kornia_features:XFeatExtractor",
+        "d2s.features.xfeat:XFeatExtractor",
         64,
         "XFeat, small and fast, through kornia",
         "Apache-2.0 (kornia)",

@@ -1,36 +1,13 @@
-"""DISK (Tyszkiewicz 2020) and XFeat (Potje 2024) through kornia, with weights that we find ourselves."""
+"""XFeat (Potje et al. 2024) through kornia, with weights that we find ourselves."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from kornia.feature import DISK, XFeat
+from kornia.feature import XFeat
 from torch import Tensor, nn
 
 from d2s.features.network import Detections, NetworkExtractor
-
-
-class DiskExtractor(NetworkExtractor):
-    """DISK, depth-supervised weights; keypoints at whole pixels."""
-
-    descriptor_dim = 128
-
-    def build(self, state: dict[str, Any]) -> nn.Module:
-        """The U-Net with the tensors of the authors' checkpoint."""
-        network = DISK()
-        network.load_state_dict(state["extractor"])
-        return network
-
-    def detect(self, images: Tensor) -> list[Detections]:
-        """The strict maxima of the heatmap."""
-        found = self.network(
-            images,
-            n=self.num_keypoints,
-            window_size=self.options["window_size"],
-            score_threshold=self.options["score_threshold"],
-            pad_if_not_divisible=True,
-        )
-        return [(f.keypoints, f.detection_scores, f.descriptors) for f in found]
 
 
 class XFeatExtractor(NetworkExtractor):
