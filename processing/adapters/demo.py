@@ -26,7 +26,7 @@ from processing.gallery.tour import Shot, shots
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2  # of the pictures: raise it whenever the same settings give other pixels
+VERSION = 3  # of the pictures: raise it whenever the same settings give other pixels
 SCENE = "gallery"
 
 

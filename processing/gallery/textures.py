@@ -85,12 +85,13 @@ def plaster(rng: Rng, height: int, width: int) -> Float32:
     image = np.array([205, 190, 150], dtype=np.float32) * (0.55 + 0.8 * tone)
     flaked = fractal_noise(rng, height, width, 120, 6, 0.7) > 0.62
     image[flaked] = image[flaked] * 0.5 + np.array([40, 55, 62], dtype=np.float32)
+    wall = to_image(image)  # cv2 draws smooth edges on 8-bit images only
     for _ in range(width // 22):
-        _crack(rng, image)
-    return image
+        _crack(rng, wall)
+    return wall.astype(np.float32)
 
 
-def _crack(rng: Rng, image: Float32) -> None:
+def _crack(rng: Rng, image: Image) -> None:
     """A thin dark line that keeps its direction, roughly."""
     height, width = image.shape[:2]
     count = int(rng.integers(8, 26))
@@ -128,7 +129,7 @@ def _board(rng: Rng, length: int, width: int, colour: np.ndarray) -> Float32:
 
 def wallpaper(rng: Rng, height: int, width: int) -> Float32:
     """Painted wallpaper: stripes with leaves and dots strewn by hand, none like the next."""
-    image = np.empty((height, width, 3), dtype=np.float32)
+    image = np.empty((height, width, 3), dtype=np.uint8)
     image[:] = (72, 104, 108)
     image[:, (np.arange(width) // 45) % 2 == 0] = (90, 124, 122)
     for _ in range(height * width // 900):
