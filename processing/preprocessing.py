@@ -105,9 +105,8 @@ def settings_from_args(args: argparse.Namespace, folder: Path) -> Settings:
     if args.batch is not None:
         _require_positive(args, "batch")
     lists = {f"list_{split}": getattr(args, f"list_{split}") for split in ("train", "test", "val")}
-    adapter = AdapterOptions(
-        args.dataset_dir, args.scene, args.gt, args.gt_file, camera=args.camera, work_dir=folder, seed=args.seed, extra=_extra(args), **lists
-    )
+    where = {"dataset_dir": args.dataset_dir, "scene": args.scene, "gt": args.gt, "gt_file": args.gt_file, "camera": args.camera}
+    adapter = AdapterOptions(**where, **lists, work_dir=folder, seed=args.seed, extra=_extra(args))
     return Settings(
         dataset=args.dataset,
         adapter=adapter,

@@ -50,7 +50,9 @@ def make_camera(model: str, width: int, height: int, params: ArrayLike, camera_i
 
 
 def _num_params(model: str) -> int:
-    return len(pycolmap.Camera.create_from_model_name(1, model, 1.0, 1, 1).params)
+    if hasattr(pycolmap.Camera, "create_from_model_name"):
+        return len(pycolmap.Camera.create_from_model_name(1, model, 1.0, 1, 1).params)
+    return len(pycolmap.Camera.create(1, getattr(pycolmap.CameraModelId, model), 1.0, 1, 1).params)  # pycolmap 3.13
 
 
 def parse_camera(text: str) -> pycolmap.Camera:
