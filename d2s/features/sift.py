@@ -69,19 +69,19 @@ class SiftExtractor:
         image = check_image(image)
         size = (image.shape[1], image.shape[0])
         gray, scale = shrink(to_gray(image), self.max_side)
-        found, descriptors = self._detect(gray)
+        limit = int(self.num_keypoints * SURPLUS)
+        found, descriptors = self._detect(gray, limit)
         table, rows = _select(found, self.num_keypoints)
+        if len(rows) < self.num_keypoints and len(found) >= limit:  # round blobs, with an orientation in every direction, took all places
+            found, descriptors = self._detect(gray, 0)
+            table, rows = _select(found, self.num_keypoints)
         descriptors = np.zeros((0, 128), np.float32) if descriptors is None else descriptors
         keypoints = np.clip(to_original(table[:, :2], scale), 0, np.array(size) - 1)
         return LocalFeatures(keypoints.astype(np.float32), table[:, 2], root_sift(descriptors[rows]), size)
 
-    def _detect(self, gray: NDArray[np.uint8]) -> tuple[Sequence[cv2.KeyPoint], NDArray[np.float32] | None]:
-        # A detector per call: they hold state and are cheap to make.
-        limits = {
-            "nfeatures": int(self.num_keypoints * SURPLUS),
-            "contrastThreshold": self.contrast_threshold,
-            "edgeThreshold": self.edge_threshold,
-        }
+    def _detect(self, gray: NDArray[np.uint8], limit: int) -> tuple[Sequence[cv2.KeyPoint], NDArray[np.float32] | None]:
+        """At most about `limit` keypoints, all of them for 0. A detector per call: they hold state and are cheap to make."""
+        limits = {"nfeatures": limit, "contrastThreshold": self.contrast_threshold, "edgeThreshold": self.edge_threshold}
         try:
             detector, shift = cv2.SIFT_create(**limits, enable_precise_upscale=True), 0.0  # type: ignore[attr-defined]
         except TypeError:  # OpenCV < 4.8
