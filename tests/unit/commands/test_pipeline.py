@@ -31,6 +31,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cudaid", type=int)
     parser.add_argument("--checkpoint", type=int, default=0)
     parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--max_minutes", type=float)
 
 
 def eval_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,6 +93,12 @@ def test_without_options_the_demo_runs_through_all_stages(stages: Stages) -> Non
     assert stages.names() == ["preprocess", "train", "eval"]
     assert {(args.dataset, args.scene) for _, args in stages.ran} == {("demo", "gallery")}
     assert [args.name for name, args in stages.ran if name != "preprocess"] == ["demo", "demo"]
+    assert 0 < stages.ran[1][1].max_minutes < 6
+
+
+def test_the_demo_takes_other_options_as_well(stages: Stages) -> None:
+    assert pipeline_main("--max_minutes", "9", "--name", "mine") == 0
+    assert (stages.ran[1][1].max_minutes, stages.ran[1][1].name, stages.ran[1][1].scene) == (9, "mine", "gallery")
 
 
 def test_every_stage_gets_exactly_its_own_options(stages: Stages) -> None:
