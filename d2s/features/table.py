@@ -101,6 +101,9 @@ def make_extractor(name: str, num_keypoints: int = 2048, device: str = "cpu", we
         raise InputError(f"Feature {name} has no option {', '.join(unknown)}.", f"It has: {', '.join(spec.options) or 'none'}.")
     if num_keypoints < 1:
         raise InputError(f"The number of keypoints must be at least 1, not {num_keypoints}.")
+    max_side = options.get("max_side")
+    if max_side is not None and (not isinstance(max_side, int) or max_side < 16):
+        raise InputError(f"max_side must be a whole number of pixels, at least 16, or None, not {max_side!r}.")
     if weights is not None and spec.weights is None:
         raise InputError(f"Feature {name} has no weights; {weights} cannot be used.", "Leave out --weights.")
     module, _, factory = spec.factory.partition(":")
