@@ -116,7 +116,7 @@ def _rows_of(image: pycolmap.Image, row_of_id: NDArray[np.int64]) -> NDArray[np.
 def _largest_angles(xyz: Array, rows: Mapping[str, NDArray[np.int64]], centers: Mapping[str, Array]) -> Array:
     """Largest angle (P,) in degrees between two rays of each point.
 
-    From a ray to the one farthest from it, and from there to the farthest again: the diameter of a narrow bundle up to a few per cent.
+    From a ray to the one farthest from it, and on from there: never less than half of the true diameter, and seldom much less than all.
     """
     if len(xyz) == 0:
         return np.zeros(0)
@@ -127,7 +127,7 @@ def _largest_angles(xyz: Array, rows: Mapping[str, NDArray[np.int64]], centers: 
     rays = center[order] - xyz[point]
     rays /= np.maximum(np.linalg.norm(rays, axis=1, keepdims=True), 1e-12)
     reference = np.searchsorted(point, np.arange(len(xyz)))  # first ray of each point
-    for _ in range(2):
+    for _ in range(3):
         reference, angle = _farthest(rays, point, reference)
     return angle
 

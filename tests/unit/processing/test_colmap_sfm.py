@@ -48,7 +48,8 @@ class Place:
         angles = np.linspace(-0.35, 0.35, num_images)
         poses = [look_at(np.array([4.5 * np.sin(a), 0.15 * np.sin(5 * a), 4.5 - 4.5 * np.cos(a)]), np.array([0, 0, 4.5])) for a in angles]
         names = [f"seq/{i:03d}.png" for i in range(num_images)]
-        self.scene = Scene("made", "box", Path(), {1: camera}, tuple(SceneImage(n, 1, p, "train") for n, p in zip(names, poses, strict=True)))
+        images = tuple(SceneImage(name, 1, cam_from_world, "train") for name, cam_from_world in zip(names, poses, strict=True))
+        self.scene = Scene("made", "box", Path(), {1: camera}, images)
         self.features, self.point_of_row = {}, {}
         for name, cam_from_world in zip(names, poses, strict=True):
             pixels, _ = project(camera, pose.transform(cam_from_world, self.points))
@@ -200,9 +201,9 @@ def test_depths_of_a_point():
 def test_photos_without_poses_are_placed():
     camera = make_camera("SIMPLE_RADIAL", WIDTH, HEIGHT, [500, 320, 240, 0.0])
     place = Place(camera, num_images=8, noise_px=0.2)
-    blind = place.scene.with_images(SceneImage(image.name, 1, None, "test" if i == 3 else "train") for i, image in enumerate(place.scene.images))
-    stranger = LocalFeatures(*(getattr(Place(camera, 1, seed=9).features["seq/000.png"], a) for a in ("keypoints", "scores", "descriptors", "image_size")))
-    blind = blind.with_images((*blind.images, SceneImage("stranger.png", 1, None, "train")))
+    images = [SceneImage(image.name, 1, None, "test" if i == 3 else "train") for i, image in enumerate(place.scene.images)]
+    blind = place.scene.with_images([*images, SceneImage("stranger.png", 1, None, "train")])
+    stranger = Place(camera, 1, seed=9).features["seq/000.png"]
     features = {**place.features, "stranger.png": stranger}
     matches = match_photos(blind, features.__getitem__, make_matcher("nn", "sift"), SfmOptions())
     found = reconstruct(blind, features.__getitem__, matches, True, SfmOptions())
@@ -215,7 +216,8 @@ def test_photos_without_poses_are_placed():
     assert_allclose(spacing, ratio, rtol=0.02)
     train = scene.with_images(scene.split("train"))
     names = {image.name for image in train.images}
-    model = triangulate(train, place.keypoints, verify_matches(train, features.__getitem__, restrict(matches, names), SfmOptions()), SfmOptions())
+    verified = verify_matches(train, features.__getitem__, restrict(matches, names), SfmOptions())
+    model = triangulate(train, place.keypoints, verified, SfmOptions())
     assert {image.name for image in model.images.values()} == names
     assert "seq/003.png" not in names
 
