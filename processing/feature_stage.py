@@ -17,7 +17,7 @@ from processing.progress import track
 
 logger = logging.getLogger(__name__)
 
-PART = 32
+PART = 16
 """Images per part: what a kill loses at most."""
 
 
