@@ -11,11 +11,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from d2s.localization.correspondences import Correspondences
 
 SAMPLE, SOLUTIONS = 3, 4  # P3P: three points, up to four poses
-# Among unrelated points (5 to 2000 of them, images of 640 and 1920 pixels) no back end found less than -0.7; right poses are far below -10.
+# No back end found less than -0.7 among unrelated points (5 to 2000 of them, images of 640 and 1920 pixels), nor less than -0.4 for a
+# network that sees one spot everywhere. Right poses are far below -10.
 MAX_LOG10_FALSE_ALARMS = -3.0
 
 
@@ -25,10 +27,20 @@ def is_by_chance(num_inliers: int, points: Correspondences, max_error: float) ->
 
 
 def hit_probability(points: Correspondences, max_error: float) -> float:
-    """Probability that a point thrown anywhere where keypoints are comes within `max_error` pixels of one given keypoint."""
+    """Probability that an unrelated point comes within `max_error` pixels of one given keypoint.
+
+    The larger of two: for points thrown anywhere into the box around the keypoints, and for points thrown where another keypoint is. The
+    latter matters for a network that has learned nothing: it sees one spot everywhere, so all keypoints of a dense cluster agree.
+    """
     extent = np.ptp(points.pixels, axis=0) + 2 * max_error
     area = min(float(extent.prod()), float(points.camera.width * points.camera.height))
-    return min(1.0, math.pi * max_error**2 / area)
+    return min(1.0, max(math.pi * max_error**2 / area, _share_of_close_pairs(points, max_error)))
+
+
+def _share_of_close_pairs(points: Correspondences, max_error: float) -> float:
+    n = len(points)
+    tree = cKDTree(points.pixels)
+    return float(tree.count_neighbors(tree, max_error) - n) / (n * (n - 1))
 
 
 def log10_false_alarms(k: int, n: int, probability: float) -> float:
