@@ -7,9 +7,12 @@ python=$(sh "$root/scripts/setup.sh" --python)
 cd "$root"
 # One thread: the tests' arrays are small, and the threads of several libraries would fight for the cores.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" MPLBACKEND=Agg
+
+failed=""
 echo "== ruff"
-"$python" -m ruff check --output-format concise .
+"$python" -m ruff check --output-format concise . || failed="$failed ruff"
 echo "== mypy"
-"$python" -m mypy
+"$python" -m mypy || failed="$failed mypy"
 echo "== pytest"
-exec "$python" -m pytest -q "$@"
+"$python" -m pytest -q "$@" || exit $?
+[ -z "$failed" ] || { echo "failed:$failed (above)" >&2; exit 1; }
