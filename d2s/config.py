@@ -30,13 +30,14 @@ def option(
 class ModelConfig:
     """The network (paper, section III-B; reference figures are those of the published model 2)."""
 
-    model: int = option(2, "1: MLP only; 2: self-attention + MLP", choices=(1, 2))
-    blocks: int = option(5, "self-attention blocks of model 2", low=1, high=32)
+    model: int = option(2, "1: MLP only; 2: self-attention + MLP; 3: ours, self-attention + landmarks", choices=(1, 2, 3))
+    blocks: int = option(5, "self-attention blocks of models 2 and 3", low=1, high=32)
     width: int = option(256, "channels of descriptors inside the network; must be divisible by heads", low=8, high=4096)
     heads: int = option(4, "attention heads", low=1, high=64)
     head_widths: tuple[int, ...] = option((512, 1024, 1024, 512), "hidden layers of the coordinate MLP", low=1, high=16384)
     norm: str = option("none", "normalisation inside blocks and MLP; published: none", choices=("none", "layer"))
     reliability: str = option("inverse", "inverse: r = 1/(1+100|u|), published; sigmoid: r = 1/(1+exp(-u))", choices=("inverse", "sigmoid"))
+    landmarks: int = option(6000, "landmarks of model 3; about 2 bytes per descriptor channel each", low=50, high=1000000)
     normalize_targets: bool = option(False, "regress coordinates centred and scaled by the scene's statistics; published: raw metres")
 
 
@@ -49,7 +50,9 @@ class TrainingConfig:
     max_minutes: float = option(0.0, "end (and let the schedule end) after this many minutes of a stage; 0: by steps only", low=0)
     batch_size: int = option(1, "images per step", low=1, high=4096)
     keypoints_per_image: int = option(0, "keypoints drawn from each image per step; 0: all", low=0)
-    labelled_fraction: float = option(0.0, "share of the drawn keypoints that have a label, where there are enough; 0: as they come", low=0, high=1)
+    labelled_fraction: float = option(
+        0.0, "share of the drawn keypoints that have a label, where there are enough; 0: as they come", low=0, high=1
+    )
     precision: str = option("auto", "auto: bf16 where the machine has it in hardware, else fp32", choices=("auto", "fp32", "bf16"))
     seed: int = option(0, "seed of every random number", low=0)
     snapshot: int = option(20, "epochs between checkpoints (the last one is always written)", low=1)
@@ -65,7 +68,9 @@ class OptimizationConfig:
     lr: float = option(1e-4, "learning rate (its peak, for onecycle and cosine)", above=0)
     lr_add: float = option(1e-5, "learning rate of the second stage", above=0)
     weight_decay: float = option(5e-4, "weight decay (L2 in adam, decoupled in adamw)", low=0)
-    schedule: str = option("milestones", "milestones: times lr_decay at each fifth of a stage, published", choices=("milestones", "cosine", "onecycle"))
+    schedule: str = option(
+        "milestones", "milestones: times lr_decay at each fifth of a stage, published", choices=("milestones", "cosine", "onecycle")
+    )
     lr_decay: float = option(0.5, "factor of each milestone", above=0, high=1)
     warmup: float = option(0.05, "share of a stage over which cosine and onecycle rise", low=0, high=0.9)
     grad_clip: float = option(0.0, "clip the gradient's norm to this; 0: no clipping", low=0)
@@ -75,16 +80,24 @@ class OptimizationConfig:
 class LossConfig:
     """Losses (paper, section III-C)."""
 
-    map_loss: str = option("sum", "sum: distances summed over keypoints, published; robust: mean of c*log(1+d/c)", choices=("sum", "mean", "robust"))
+    map_loss: str = option(
+        "sum", "sum: distances summed over keypoints, published; robust: mean of c*log(1+d/c)", choices=("sum", "mean", "robust")
+    )
     map_scale: float = option(0.05, "c of the robust loss, as a share of the scene's scale", above=0)
-    coef_map: float = option(1.0, "weight of the map loss", low=0)
-    reliability_loss: str = option("batch", "batch: norm over the whole batch, published; image: per image; bce", choices=("batch", "image", "bce"))
-    coef_reliability: float = option(1.0, "weight of the reliability loss", low=0)
+    coef_map: float = option(1.0, "weight of the map loss (model 3: cross entropy of keypoints that show a landmark)", low=0)
+    reliability_loss: str = option(
+        "batch", "batch: norm over the whole batch, published; image: per image; bce", choices=("batch", "image", "bce")
+    )
+    coef_reliability: float = option(1.0, "weight of the reliability loss (model 3: cross entropy of those that show none)", low=0)
     reliability_target: str = option(
-        "label", "label: keypoint has a 3D point, published; error: its prediction reprojects within reliability_px", choices=("label", "error")
+        "label",
+        "label: keypoint has a 3D point, published; error: its prediction reprojects within reliability_px",
+        choices=("label", "error"),
     )
     reliability_px: float = option(6.0, "reprojection error in pixels below which a prediction counts as reliable (target: error)", above=0)
-    reprojection: str = option("mean", "form of the reprojection loss", choices=("none", "mean", "l1", "l1+sqrt", "l1+log", "tanh", "dyntanh"))
+    reprojection: str = option(
+        "mean", "form of the reprojection loss", choices=("none", "mean", "l1", "l1+sqrt", "l1+log", "tanh", "dyntanh")
+    )
     coef_lrepr: float = option(10.0, "weight of the reprojection loss", low=0)
     reprojection_stage: int = option(2, "stage in which the reprojection loss begins", choices=(1, 2))
     reprojection_start: float = option(0.0, "share of that stage after which it begins", low=0, high=1)
@@ -129,7 +142,7 @@ class Recipe:
     logging: LoggingConfig = field(default_factory=LoggingConfig)
 
 
-SECTIONS: dict[str, type] = {name: kind for name, kind in get_type_hints(Recipe).items()}
+SECTIONS: dict[str, type] = dict(get_type_hints(Recipe))
 
 
 def load_recipe(path: Path | None, overrides: Iterable[str] = (), values: Mapping[str, Any] | None = None) -> Recipe:
@@ -177,9 +190,18 @@ def _build(texts: Mapping[str, str], problems: list[str]) -> Recipe:
         except ValueError as error:
             problems.append(f"{name} = {text}: {error}")
     recipe = Recipe(**{section: kind(**changes[section]) for section, kind in SECTIONS.items()})
+    problems.extend(_conflicts(recipe))
+    return recipe
+
+
+def _conflicts(recipe: Recipe) -> list[str]:
+    """Values that are fine alone but not together."""
+    problems = []
     if recipe.model.width % recipe.model.heads:
         problems.append(f"model.width = {recipe.model.width} is not divisible by model.heads = {recipe.model.heads}")
-    return recipe
+    if recipe.loss.reliability_loss == "bce" and recipe.model.reliability != "sigmoid":
+        problems.append("loss.reliability_loss = bce needs model.reliability = sigmoid")
+    return problems
 
 
 def _parse(text: str, entry: dataclasses.Field[Any], kind: Any) -> Any:

@@ -11,7 +11,7 @@ from d2s.errors import InputError
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """The option --cudaid."""
-    parser.add_argument("--cudaid", type=int, default=None, help="GPU to use; -1: CPU (default: the first GPU if there is one, else the CPU)")
+    parser.add_argument("--cudaid", type=int, default=None, help="GPU to use; -1: CPU (default: the first GPU, else the CPU)")
 
 
 def choose_device(cudaid: int | None) -> torch.device:

@@ -34,14 +34,14 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**options)  # type: ignore[arg-type]
 
     def error(self, message: str) -> NoReturn:
+        """Print the problem in one line and exit with 2."""
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def add_logging(parser: argparse.ArgumentParser) -> None:
     """The options that every command has."""
-    parser.add_argument(
-        "--log_level", choices=("debug", "info", "warning", "error"), default="info", help="how much to print; debug adds tracebacks (default: info)"
-    )
+    levels = ("debug", "info", "warning", "error")
+    parser.add_argument("--log_level", choices=levels, default="info", help="how much to print; debug adds tracebacks (default: info)")
 
 
 def run_command(

@@ -19,14 +19,14 @@ from d2s.errors import InputError, SettingsMismatchError
 from d2s.geometry.camera import format_camera
 from d2s.regressor.base import ModelInfo
 from d2s.regressor.model_files import model_bytes, save_model
-from d2s.regressor.network import D2SNet
 from d2s.scene.atomic import write_text
 from d2s.scene.manifest import Scene
 from d2s.training.checkpoint import TrainingState, load_checkpoint
 from d2s.training.data import TrainingSet, load_training_set
+from d2s.training.networks import Network, make_network, make_optimizer
 from d2s.training.run_dir import RunDir, default_run_name
 from d2s.training.tracking import Console, JsonLines, Tracker, format_seconds, make_visdom
-from d2s.training.trainer import Trainer, make_network, make_optimizer
+from d2s.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -37,25 +37,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scene", required=True, help="name of the preprocessed scene")
     parser.add_argument("--data_dir", type=Path, default=Path("dataset"), help="where d2s preprocess wrote (default: dataset)")
     parser.add_argument("--config_file", type=Path, default=Path("configs/fast.ini"), help="recipe (default: configs/fast.ini)")
-    parser.add_argument("--model", type=int, choices=(1, 2), default=None, help="1: MLP, 2: attention + MLP (default: what the recipe says)")
+    parser.add_argument(
+        "--model",
+        type=int,
+        choices=(1, 2, 3),
+        default=None,
+        help="1: MLP, 2: attention + MLP, 3: ours, attention + landmarks (default: what the recipe says)",
+    )
     add_device(parser)
     flag(parser, "--augment", False, "also train on offline augmented images of the scene")
     flag(parser, "--unlabel", False, "also train on pseudo-labelled images of the scene")
     parser.add_argument("--unlabel_rate", type=float, default=1.0, help="share of the pseudo-labelled images to use, 0 to 1 (default: 1)")
     flag(parser, "--resume_optim", False, "second stage: go on from a finished first stage with lr_add and the reprojection loss")
     parser.add_argument(
-        "--checkpoint", type=int, default=0, metavar="EPOCH", help="start from this epoch's checkpoint: its weights, with --resume_optim its optimiser too"
+        "--checkpoint",
+        type=int,
+        default=0,
+        metavar="EPOCH",
+        help="start from this epoch's checkpoint: its weights, with --resume_optim its optimiser too",
     )
     parser.add_argument("--log_dir", type=Path, default=Path("logs"), help="folder of all runs (default: logs)")
     parser.add_argument("--name", default=None, help="name of the run (default: DATASET_SCENE_CONFIG_model_M)")
-    parser.add_argument("--visdom", choices=("auto", "on", "off"), default="auto", help="curves in Visdom; auto: when a server answers (default)")
+    parser.add_argument(
+        "--visdom", choices=("auto", "on", "off"), default="auto", help="curves in Visdom; auto: when a server answers (default)"
+    )
     parser.add_argument("--visdom_server", default="http://localhost", help="address of the Visdom server (default: http://localhost)")
     parser.add_argument("--visdom_port", type=int, default=8097, help="port of the Visdom server (default: 8097)")
     parser.add_argument("--seed", type=int, default=None, help="seed of every random number (default: what the recipe says)")
-    parser.add_argument("--max_minutes", type=float, default=None, help="end after this many minutes; 0: by steps only (default: what the recipe says)")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change one option of the recipe; repeatable")
     parser.add_argument(
-        "--resume", default="auto", metavar="{auto,never,PATH}", help="auto: go on with an unfinished run (default); never: start anew; PATH: from a checkpoint"
+        "--max_minutes", type=float, default=None, help="end after this many minutes; 0: by steps only (default: what the recipe says)"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change one option of the recipe; repeatable"
+    )
+    parser.add_argument(
+        "--resume",
+        default="auto",
+        metavar="{auto,never,PATH}",
+        help="auto: go on with an unfinished run (default); never: start anew; PATH: from a checkpoint",
     )
 
 
@@ -103,7 +122,9 @@ def _refuse_missing_images(args: argparse.Namespace, folder: Path) -> None:
         raise InputError(f"--unlabel_rate {args.unlabel_rate} must be between 0 and 1.")
     for option in ("augment", "unlabel"):
         if getattr(args, option):
-            raise InputError(f"--{option}: {folder} has no such images; this version of d2s preprocess does not make them yet.", "Leave the option out.")
+            raise InputError(
+                f"--{option}: {folder} has no such images; this version of d2s preprocess does not make them yet.", "Leave the option out."
+            )
 
 
 def _prepare_run_dir(run_dir: RunDir, recipe: Recipe, scene: Scene, folder: Path, resume: str, stage: int) -> bool:
@@ -130,7 +151,9 @@ def _require_equal(run_dir: RunDir, text: str, scene_hash: str) -> None:
         raise SettingsMismatchError(f"{run_dir.path} was started on another version of the scene.", remedy)
 
 
-def _starting_state(run_dir: RunDir, args: argparse.Namespace, stage: int, network: D2SNet, optimizer: torch.optim.Optimizer) -> TrainingState:
+def _starting_state(
+    run_dir: RunDir, args: argparse.Namespace, stage: int, network: Network, optimizer: torch.optim.Optimizer
+) -> TrainingState:
     """Load what the options ask to start from."""
     if args.resume not in ("auto", "never"):
         return load_checkpoint(Path(args.resume), network, optimizer)
@@ -145,7 +168,9 @@ def _starting_state(run_dir: RunDir, args: argparse.Namespace, stage: int, netwo
     state = load_checkpoint(run_dir.checkpoint(epochs[-1]), network, optimizer)
     if stage == 2 and state.stage == 1:
         if 1 not in run_dir.state().get("finished_stages", []):
-            raise InputError(f"--resume_optim: the first stage of {run_dir.path} is not finished.", "Finish it without --resume_optim first.")
+            raise InputError(
+                f"--resume_optim: the first stage of {run_dir.path} is not finished.", "Finish it without --resume_optim first."
+            )
         return _second_stage(state)
     logger.info("Going on after epoch %d.", state.epoch)
     return state
@@ -182,19 +207,25 @@ def _log_to_file(run_dir: RunDir) -> None:
     logging.getLogger().addHandler(handler)
 
 
-def _publish(run_dir: RunDir, network: D2SNet, state: TrainingState, info: ModelInfo, recipe: Recipe, stage: int) -> None:
+def _publish(run_dir: RunDir, network: Network, state: TrainingState, info: ModelInfo, recipe: Recipe, stage: int) -> None:
     """The best checkpoint on validation (the last one where there is no validation split) becomes the run's model."""
     best = state.best_epoch()
     epoch = best if best in run_dir.checkpoints() else run_dir.checkpoints()[-1]
     load_checkpoint(run_dir.checkpoint(epoch), network, None)
     save_model(run_dir.model, network, replace(info, train_seconds=round(state.total_seconds, 1)))
     run_dir.write_state(
-        finished_stages=sorted({*run_dir.state().get("finished_stages", []), stage}), model_epoch=epoch, train_seconds=round(state.total_seconds, 1)
+        finished_stages=sorted({*run_dir.state().get("finished_stages", []), stage}),
+        model_epoch=epoch,
+        train_seconds=round(state.total_seconds, 1),
     )
     logger.info(
-        "Trained in %s. Model of epoch %d: %s (%.1f MB).", format_seconds(state.total_seconds), epoch, run_dir.model, model_bytes(run_dir.model) / 1e6
+        "Trained in %s. Model of epoch %d: %s (%.1f MB).",
+        format_seconds(state.total_seconds),
+        epoch,
+        run_dir.model,
+        model_bytes(run_dir.model) / 1e6,
     )
 
 
-def _weights(network: D2SNet) -> int:
+def _weights(network: Network) -> int:
     return sum(parameter.numel() for parameter in network.parameters())

@@ -11,10 +11,10 @@ from d2s.geometry import pose
 from d2s.localization.localizer import Localizer
 from d2s.regressor.base import ModelInfo
 from d2s.regressor.model_files import TrainedModel
-from d2s.regressor.network import D2SNet
 from d2s.scene.feature_store import FeatureReader
 from d2s.scene.manifest import Scene
 from d2s.training.data import FEATURES
+from d2s.training.networks import Network
 from d2s.training.trainer import Validation
 
 MAX_IMAGES = 60
@@ -31,7 +31,7 @@ def make_validation(folder: Path, scene: Scene, info: ModelInfo) -> Validation |
         features = [reader.read(image.name) for image in images]
     tolerance, name, unit = _tolerance(scene)
 
-    def validate(network: D2SNet) -> dict[str, Any]:
+    def validate(network: Network) -> dict[str, Any]:
         device = next(network.parameters()).device
         localizer = Localizer(TrainedModel(network, info, device))
         results = [localizer.localize_features(f, scene.camera(image)) for image, f in zip(images, features, strict=True)]

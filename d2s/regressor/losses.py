@@ -28,10 +28,9 @@ def map_loss(config: LossConfig, xyz: Tensor, target: Tensor, valid: Tensor, sca
     distance = _norm(xyz - target)
     if config.map_loss == "sum":
         return (distance * valid).sum() / len(xyz)
+    distance = distance / scale
     if config.map_loss == "robust":
-        distance = torch.log1p(distance / (config.map_scale * scale))
-    else:
-        distance = distance / scale
+        distance = torch.log1p(distance / config.map_scale)
     return (distance * valid).sum() / valid.sum().clamp(min=1)
 
 

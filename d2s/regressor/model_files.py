@@ -1,5 +1,6 @@
 """The files of a trained model: `model.safetensors` (fp16) and `model.json`. Together they are everything that localizing needs, except
-the feature network that all scenes share."""
+the feature network that all scenes share.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from d2s.config import ModelConfig
 from d2s.errors import FormatError, InputError, MissingFileError
 from d2s.features.base import LocalFeatures
 from d2s.regressor.base import ModelInfo
+from d2s.regressor.landmarks import LandmarkNet
 from d2s.regressor.network import D2SNet
 from d2s.regressor.precision import resolve_precision
 from d2s.scene.atomic import atomic_path, read_json, write_json
@@ -25,10 +27,15 @@ FORMAT_VERSION = 1
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 
-class TrainedModel:
-    """A D2S network with what it was trained for; a `SceneRegressor`."""
+Network = D2SNet | LandmarkNet
+EXACT = ("center", "scale", "xyz", "log_scale", "threshold")
+"""Tensors kept in float32: coordinates (a place may lie far from its origin) and single numbers."""
 
-    def __init__(self, network: D2SNet, info: ModelInfo, device: str | torch.device = "cpu", precision: str = "auto") -> None:
+
+class TrainedModel:
+    """A network with what it was trained for; a `SceneRegressor`."""
+
+    def __init__(self, network: Network, info: ModelInfo, device: str | torch.device = "cpu", precision: str = "auto") -> None:
         self.network, self.info, self.device = network.to(device).eval(), info, torch.device(device)
         self.dtype = resolve_precision(precision, self.device)
 
@@ -48,26 +55,30 @@ class TrainedModel:
         return xyz[0].cpu().numpy(), self.network.reliability(u)[0].cpu().numpy()
 
 
-def save_model(folder: Path, network: D2SNet, info: ModelInfo) -> None:
+def save_model(folder: Path, network: Network, info: ModelInfo) -> None:
     """Publish `folder` with the weights in half precision and their description."""
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         write_model(temporary, network, info)
 
 
-def write_model(folder: Path, network: D2SNet, info: ModelInfo) -> None:
-    """Write the two files into a folder that exists. Centre and scale stay float32: a place may lie far from its origin."""
+def write_model(folder: Path, network: Network, info: ModelInfo) -> None:
+    """Write the two files into a folder that exists."""
     tensors = {
-        name: tensor.detach().cpu().to(torch.float32 if name in ("center", "scale") else torch.float16).contiguous()
+        name: tensor.detach().cpu().to(torch.float32 if name in EXACT else torch.float16).contiguous()
         for name, tensor in network.state_dict().items()
     }
     save_file(tensors, folder / WEIGHTS)
     description = {
         "format_version": FORMAT_VERSION,
-        "network": {**dataclasses.asdict(network.config), "descriptor_dim": network.descriptor_dim},
+        "network": {**dataclasses.asdict(network.config), "descriptor_dim": network.descriptor_dim, **_landmark_count(network)},
         "info": dataclasses.asdict(info),
     }
     write_json(folder / DESCRIPTION, description)
+
+
+def _landmark_count(network: Network) -> dict[str, int]:
+    return {"landmarks": network.count} if isinstance(network, LandmarkNet) else {}
 
 
 def load_model(path: Path, device: str | torch.device = "cpu", precision: str = "auto") -> TrainedModel:
@@ -75,7 +86,9 @@ def load_model(path: Path, device: str | torch.device = "cpu", precision: str = 
     folder = Path(path).parent if Path(path).suffix == ".safetensors" else Path(path)
     weights = Path(path) if Path(path).suffix == ".safetensors" else folder / WEIGHTS
     if not weights.is_file():
-        raise MissingFileError(f"{weights} does not exist: no trained model there.", "Give the model/ folder of a run, or train first: d2s train.")
+        raise MissingFileError(
+            f"{weights} does not exist: no trained model there.", "Give the model/ folder of a run, or train first: d2s train."
+        )
     network, info = _from_description(read_json(folder / DESCRIPTION), folder / DESCRIPTION)
     try:
         network.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()})
@@ -84,9 +97,11 @@ def load_model(path: Path, device: str | torch.device = "cpu", precision: str = 
     return TrainedModel(network, info, device, precision)
 
 
-def _from_description(value: Any, path: Path) -> tuple[D2SNet, ModelInfo]:
+def _from_description(value: Any, path: Path) -> tuple[Network, ModelInfo]:
     if not isinstance(value, dict) or value.get("format_version") != FORMAT_VERSION:
-        raise FormatError(f"{path} is not a model description of format version {FORMAT_VERSION}.", "Train again, or use the program that wrote it.")
+        raise FormatError(
+            f"{path} is not a model description of format version {FORMAT_VERSION}.", "Train again, or use the program that wrote it."
+        )
     try:
         network = dict(value["network"])
         descriptor_dim = network.pop("descriptor_dim")
@@ -94,7 +109,8 @@ def _from_description(value: Any, path: Path) -> tuple[D2SNet, ModelInfo]:
         info = dict(value["info"])
         info["cameras"] = tuple(info["cameras"])
         info["bounds"] = tuple(tuple(corner) for corner in info["bounds"])
-        return D2SNet(config, descriptor_dim), ModelInfo(**info)
+        made = LandmarkNet(config, descriptor_dim, config.landmarks) if config.model == 3 else D2SNet(config, descriptor_dim)
+        return made, ModelInfo(**info)
     except (KeyError, TypeError) as error:
         raise FormatError(f"{path} is damaged ({type(error).__name__}: {error}).") from None
 

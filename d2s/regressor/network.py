@@ -38,9 +38,11 @@ class AttentionBlock(nn.Module):
         nn.init.zeros_(self.mlp[-1].bias)
 
     def forward(self, x: Tensor, key_mask: Tensor | None) -> Tensor:
-        """x (B, N, C); key_mask (B, 1, 1, N) True where a keypoint is real, or None when all are."""
+        """X (B, N, C); key_mask (B, 1, 1, N) True where a keypoint is real, or None when all are."""
         batch, count, width = x.shape
-        q, k, v = (layer(x).view(batch, count, self.heads, width // self.heads).transpose(1, 2) for layer in (self.query, self.key, self.value))
+        q, k, v = (
+            layer(x).view(batch, count, self.heads, width // self.heads).transpose(1, 2) for layer in (self.query, self.key, self.value)
+        )
         attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=key_mask)
         message = self.merge(attended.transpose(1, 2).reshape(batch, count, width))
         return x + self.mlp(torch.cat([x, message], dim=-1))
@@ -65,16 +67,18 @@ class D2SNet(nn.Module):
         # Published descriptors have the network's width; others are projected to it.
         self.project = nn.Linear(descriptor_dim, width) if descriptor_dim != width else nn.Identity()
         self.blocks = nn.ModuleList(AttentionBlock(width, config.heads, norm) for _ in range(config.blocks if attention else 0))
+        # Channels of a unit descriptor are tiny; networks with normalisation get them at unit variance, which speeds up learning.
+        self.input_gain = descriptor_dim**0.5 if norm else 1.0
         self.head = _mlp([width, *config.head_widths, OUTPUTS], norm)
         self.register_buffer("center", torch.zeros(3))
         self.register_buffer("scale", torch.ones(()))
 
     def forward(self, descriptors: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """mask (B, N): True for real keypoints, False for padding; padding influences no other keypoint. None: all are real.
+        """Mask (B, N): True for real keypoints, False for padding; padding influences no other keypoint. None: all are real.
 
         Returns coordinates (B, N, 3) float32 in the scene's unit and the pre-activation u (B, N) float32 of the reliability.
         """
-        x = self.project(descriptors)
+        x = self.project(descriptors * self.input_gain)
         key_mask = None if mask is None else mask[:, None, None, :]
         for block in self.blocks:
             x = block(x, key_mask)

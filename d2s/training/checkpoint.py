@@ -15,8 +15,7 @@ from torch import Tensor
 
 from d2s.errors import FormatError, MissingFileError
 from d2s.regressor.base import ModelInfo
-from d2s.regressor.model_files import write_model
-from d2s.regressor.network import D2SNet
+from d2s.regressor.model_files import Network, write_model
 from d2s.scene.atomic import atomic_path, read_json, write_json
 from d2s.training.run_dir import RunDir
 
@@ -45,7 +44,7 @@ class TrainingState:
         return int(max(self.scores, key=lambda epoch: (*self.scores[epoch], int(epoch))))
 
 
-def save_checkpoint(run: RunDir, network: D2SNet, optimizer: torch.optim.Optimizer, state: TrainingState, info: ModelInfo) -> Path:
+def save_checkpoint(run: RunDir, network: Network, optimizer: torch.optim.Optimizer, state: TrainingState, info: ModelInfo) -> Path:
     """Publish the checkpoint of `state.epoch` by rename: model files, full-precision weights, optimiser and progress."""
     folder = run.checkpoint(state.epoch)
     with atomic_path(folder) as temporary:
@@ -57,7 +56,7 @@ def save_checkpoint(run: RunDir, network: D2SNet, optimizer: torch.optim.Optimiz
     return folder
 
 
-def load_checkpoint(folder: Path, network: D2SNet, optimizer: torch.optim.Optimizer | None) -> TrainingState:
+def load_checkpoint(folder: Path, network: Network, optimizer: torch.optim.Optimizer | None) -> TrainingState:
     """Put a checkpoint into network and optimiser (only the weights when `optimizer` is None) and return where it was."""
     if not (folder / STATE).is_file():
         raise MissingFileError(f"{folder} is not a checkpoint ({STATE} is missing).")
@@ -81,7 +80,7 @@ def prune_checkpoints(run: RunDir, keep: int, best: int | None) -> None:
             shutil.rmtree(run.checkpoint(epoch))
 
 
-def _pack(network: D2SNet, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _pack(network: Network, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors = {f"network/{name}": tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     scalars: dict[str, Any] = {}
     for index, entries in optimizer.state_dict()["state"].items():

@@ -22,13 +22,15 @@ FEATURES, LABELS = "features.h5", "labels.h5"
 @dataclass(frozen=True)
 class Batch:
     """B images with N keypoints each: descriptors (B, N, D), keypoints (B, N, 2) pixels, mask (B, N) real rows, xyz (B, N, 3), valid
-    (B, N) rows with a label, cam_from_world (B, 3, 4), camera (B,) index into the cameras."""
+    (B, N) rows with a label, point (B, N) index of the label's SfM point or -1, cam_from_world (B, 3, 4), camera (B,) index into the cameras.
+    """
 
     descriptors: Tensor
     keypoints: Tensor
     mask: Tensor
     xyz: Tensor
     valid: Tensor
+    point: Tensor
     cam_from_world: Tensor
     camera: Tensor
 
@@ -46,12 +48,18 @@ class TrainingSet:
     mask: Tensor
     xyz: Tensor
     valid: Tensor
+    point: Tensor
     cam_from_world: Tensor
     camera: Tensor
     cameras: tuple[pycolmap.Camera, ...]
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def num_points(self) -> int:
+        """SfM points that the labels speak of."""
+        return int(self.point.max()) + 1
 
     @property
     def descriptor_dim(self) -> int:
@@ -88,7 +96,7 @@ class TrainingSet:
         index = (images,) if rows is None else (images[:, None], rows)
         return Batch(
             self.descriptors[index], self.keypoints[index], self.mask[index], self.xyz[index], self.valid[index],
-            self.cam_from_world[images], self.camera[images],
+            self.point[index], self.cam_from_world[images], self.camera[images],
         )  # fmt: skip
 
 
@@ -107,10 +115,19 @@ def load_training_set(folder: Path, scene: Scene) -> TrainingSet:
     return TrainingSet(
         names=tuple(image.name for image in images),
         cam_from_world=torch.from_numpy(np.stack([image.cam_from_world for image in images])).float(),  # type: ignore[arg-type]
+        point=_point_index(arrays["xyz"], arrays["valid"]),
         camera=torch.tensor([camera_ids.index(image.camera_id) for image in images]),
         cameras=tuple(scene.cameras[i] for i in camera_ids),
         **arrays,
     )
+
+
+def _point_index(xyz: Tensor, valid: Tensor) -> Tensor:
+    """For every row the number of its SfM point, -1 without label: labels of one point have the same coordinates to the last bit."""
+    coordinates = np.ascontiguousarray(xyz[valid].numpy()).view(np.dtype((np.void, 12))).ravel()
+    index = torch.full(valid.shape, -1, dtype=torch.long)
+    index[valid] = torch.from_numpy(np.unique(coordinates, return_inverse=True)[1].reshape(-1).astype(np.int64))
+    return index
 
 
 def _empty(images: int, rows: int, dimension: int) -> dict[str, Tensor]:

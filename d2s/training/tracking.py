@@ -62,7 +62,12 @@ class Console:
 
 
 def _step_text(record: dict[str, Any]) -> str:
-    parts = [f"epoch {record['epoch']}", f"loss {record['loss']:.4f}", f"map {record['map']:.4f}", f"reliability {record['reliability']:.4f}"]
+    parts = [
+        f"epoch {record['epoch']}",
+        f"loss {record['loss']:.4f}",
+        f"map {record['map']:.4f}",
+        f"reliability {record['reliability']:.4f}",
+    ]
     if "reprojection" in record:
         parts.append(f"reprojection {record['reprojection']:.2f}")
     parts.append(f"lr {record['lr']:.1e}")

@@ -18,41 +18,17 @@ from torch import Tensor
 
 from d2s.config import Recipe
 from d2s.errors import TrainingError
-from d2s.geometry.torch_camera import TorchCameras
-from d2s.regressor import losses
 from d2s.regressor.base import ModelInfo
-from d2s.regressor.network import D2SNet
 from d2s.regressor.precision import resolve_precision
 from d2s.training.checkpoint import TrainingState, prune_checkpoints, save_checkpoint
 from d2s.training.data import Batch, TrainingSet, step_generator
+from d2s.training.networks import Network, make_objective
 from d2s.training.run_dir import RunDir
 from d2s.training.schedule import learning_rate
 from d2s.training.tracking import Tracker
 
-Validation = Callable[[D2SNet], dict[str, Any]]
+Validation = Callable[[Network], dict[str, Any]]
 """Localizes validation images; returns "score" (list, greater is better) and numbers for the trackers."""
-
-
-def make_network(recipe: Recipe, data: TrainingSet) -> D2SNet:
-    """A freshly initialised network for a training set; equal seeds give equal weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.training.seed)
-        network = D2SNet(recipe.model, data.descriptor_dim)
-    if recipe.model.normalize_targets:
-        center, scale = data.statistics()
-        network.center.copy_(center)
-        network.scale.copy_(scale)
-    return network
-
-
-def make_optimizer(recipe: Recipe, network: D2SNet) -> torch.optim.Optimizer:
-    """The optimiser of a recipe."""
-    config = recipe.optimization
-    options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
-    kinds: dict[str, Any] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD, "rmsprop": torch.optim.RMSprop}
-    if config.opt == "sgd":
-        options["momentum"] = 0.9
-    return kinds[config.opt](network.parameters(), **options)  # type: ignore[no-any-return]
 
 
 class Trainer:
@@ -62,7 +38,7 @@ class Trainer:
         self,
         recipe: Recipe,
         data: TrainingSet,
-        network: D2SNet,
+        network: Network,
         optimizer: torch.optim.Optimizer,
         state: TrainingState,
         run: RunDir,
@@ -74,9 +50,8 @@ class Trainer:
         self.recipe, self.data, self.network, self.optimizer, self.state = recipe, data, network, optimizer, state
         self.run_dir, self.info, self.trackers, self.validate = run, info, trackers, validate
         self.device = torch.device(device)
-        self.cameras = TorchCameras(list(data.cameras)).to(self.device)
+        self.objective = make_objective(recipe, data, network, self.device)
         self.dtype = resolve_precision(recipe.training.precision, self.device)
-        self.scale = data.statistics()[1].to(self.device)
         self.steps = recipe.training.n_iters if state.stage == 1 else recipe.training.n_iters_add
         self.steps_per_epoch = math.ceil(len(data) / recipe.training.batch_size)
 
@@ -86,6 +61,8 @@ class Trainer:
             return
         self._started = time.monotonic() - self.state.elapsed
         self._total_before = self.state.total_seconds - self.state.elapsed
+        if self.state.total_steps == 0 and self.recipe.model.model == 3:
+            self._save(validate=True)  # model 3 can localize before any training: a run may only improve on that
         while self.progress() < 1:
             self._step()
             finished = self.progress() >= 1
@@ -141,43 +118,17 @@ class Trainer:
 
     def _losses(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """The weighted terms of the loss."""
-        config = self.recipe.loss
         mask = None if bool(batch.mask.all()) else batch.mask
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            xyz, u = self.network(batch.descriptors, mask)
-        terms = {"map": config.coef_map * losses.map_loss(config, xyz, batch.xyz, batch.valid, self.scale)}
-        target = batch.valid.float()
-        by_error, reprojects = config.reliability_target == "error", self._reprojects(progress)
-        if by_error or reprojects:
-            errors, depth = self._reproject(xyz, batch)
-        if by_error:
-            target = ((errors.detach() < config.reliability_px) & (depth.detach() > losses.MIN_DEPTH)).float()
-        reliability = losses.reliability_loss(config, u, self.network.reliability(u), target, batch.mask)
-        terms["reliability"] = config.coef_reliability * reliability
-        if reprojects:
-            terms["reprojection"] = config.coef_lrepr * losses.reprojection_loss(config, errors, depth, batch.valid, batch.mask, progress)
-        return terms
-
-    def _reprojects(self, progress: float) -> bool:
-        config = self.recipe.loss
-        if config.reprojection == "none" or self.state.stage < config.reprojection_stage:
-            return False
-        return progress >= config.reprojection_start or self.state.stage > config.reprojection_stage
-
-    def _reproject(self, xyz: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Reprojection errors (B, N) in pixels through the images' own cameras, distortion included, and depths (B, N)."""
-        rotation, translation = batch.cam_from_world[:, :, :3], batch.cam_from_world[:, None, :, 3]
-        points_cam = xyz @ rotation.transpose(1, 2) + translation
-        pixels = self.cameras.project(batch.camera, points_cam)
-        difference = pixels - batch.keypoints
-        return torch.sqrt((difference * difference).sum(dim=-1) + 1e-6), points_cam[..., 2]
+            return self.objective(batch, mask, progress, self.state.stage)
 
     def _log_step(self, loss: Tensor, terms: dict[str, Tensor], rate: float) -> None:
         """The only place that reads losses back from the device: once every print_freq steps."""
         values = {name: float(term.detach()) for name, term in terms.items()}
         if not math.isfinite(float(loss.detach())):
             raise TrainingError(
-                f"The loss is not finite at step {self.state.step} ({values}).", "Lower optimization.lr, or train with --set training.precision=fp32."
+                f"The loss is not finite at step {self.state.step} ({values}).",
+                "Lower optimization.lr, or train with --set training.precision=fp32.",
             )
         progress = self.progress()
         left = self.state.elapsed * (1 - progress) / max(progress, 1e-6)
@@ -191,16 +142,24 @@ class Trainer:
     def _end_epoch(self, finished: bool) -> None:
         config = self.recipe.training
         self.state.epoch += 1
-        if self.validate is not None and (finished or (config.val_freq and self.state.epoch % config.val_freq == 0)):
-            self._validate()
+        validate = finished or bool(config.val_freq and self.state.epoch % config.val_freq == 0)
         if finished or self.state.epoch % config.snapshot == 0:
-            self._update_clock()
-            info = replace(self.info, train_seconds=round(self.state.total_seconds, 3))
-            save_checkpoint(self.run_dir, self.network, self.optimizer, self.state, info)
-            prune_checkpoints(self.run_dir, config.keep_checkpoints, self.state.best_epoch())
+            self._save(validate)
+        elif validate:
+            self._validate()
+
+    def _save(self, validate: bool) -> None:
+        """A checkpoint, after a validation when one is due, so that the best epoch on validation has its weights on disk."""
+        if validate:
+            self._validate()
+        self._update_clock()
+        info = replace(self.info, train_seconds=round(self.state.total_seconds, 3))
+        save_checkpoint(self.run_dir, self.network, self.optimizer, self.state, info)
+        prune_checkpoints(self.run_dir, self.recipe.training.keep_checkpoints, self.state.best_epoch())
 
     def _validate(self) -> None:
-        assert self.validate is not None
+        if self.validate is None:
+            return
         self.network.eval()
         result = self.validate(self.network)
         self.network.train()
@@ -212,5 +171,5 @@ class Trainer:
 def _to_device(batch: Batch, device: torch.device) -> Batch:
     return Batch(
         batch.descriptors.to(device, torch.float32), batch.keypoints.to(device), batch.mask.to(device), batch.xyz.to(device),
-        batch.valid.to(device), batch.cam_from_world.to(device), batch.camera.to(device),
+        batch.valid.to(device), batch.point.to(device), batch.cam_from_world.to(device), batch.camera.to(device),
     )  # fmt: skip

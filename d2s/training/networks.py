@@ -1,0 +1,77 @@
+"""From a recipe and a training set to a network, its objective and its optimiser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from d2s.config import Recipe
+from d2s.geometry.torch_camera import TorchCameras
+from d2s.regressor.landmarks import LandmarkNet, select_landmarks
+from d2s.regressor.model_files import Network
+from d2s.regressor.network import D2SNet
+from d2s.training.data import TrainingSet
+from d2s.training.objective import LandmarkObjective, Objective, RegressionObjective
+
+
+def make_network(recipe: Recipe, data: TrainingSet) -> Network:
+    """A freshly initialised network for a training set; equal seeds give equal weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.training.seed)
+        if recipe.model.model == 3:
+            return _landmark_network(recipe, data)
+        network = D2SNet(recipe.model, data.descriptor_dim)
+    if recipe.model.normalize_targets:
+        center, scale = data.statistics()
+        network.center.copy_(center)
+        network.scale.copy_(scale)
+    return network
+
+
+def _landmark_network(recipe: Recipe, data: TrainingSet) -> LandmarkNet:
+    """Landmarks with the mean descriptor and the coordinate of their SfM points."""
+    chosen = _chosen_points(recipe, data)
+    network = LandmarkNet(recipe.model, data.descriptor_dim, len(chosen))
+    of_point = _landmark_of_point(chosen, data.num_points)
+    landmark = torch.where(data.valid, of_point[data.point.clamp(min=0)], -1)
+    total = torch.zeros(len(chosen), data.descriptor_dim)
+    for image in range(len(data)):  # image by image: all descriptors at once would double the memory
+        rows = landmark[image] >= 0
+        total.index_add_(0, landmark[image, rows], functional.normalize(data.descriptors[image, rows].float(), dim=-1))
+        network.xyz[landmark[image, rows]] = data.xyz[image, rows]
+    network.landmarks.data.copy_(functional.normalize(total, dim=-1))
+    return network
+
+
+def _chosen_points(recipe: Recipe, data: TrainingSet) -> Tensor:
+    """SfM points that become landmarks: a pure function of recipe and data, so a resumed run finds the same ones."""
+    image, row = torch.nonzero(data.valid, as_tuple=True)
+    points = select_landmarks(image.numpy(), data.point[image, row].numpy(), len(data), data.num_points, recipe.model.landmarks)
+    return torch.from_numpy(points)
+
+
+def _landmark_of_point(chosen: Tensor, points: int) -> Tensor:
+    index = torch.full((points,), -1, dtype=torch.long)
+    index[chosen] = torch.arange(len(chosen))
+    return index
+
+
+def make_objective(recipe: Recipe, data: TrainingSet, network: Network, device: torch.device) -> Objective:
+    """What the recipe minimises for this network."""
+    if isinstance(network, LandmarkNet):
+        return LandmarkObjective(recipe.loss, network, _landmark_of_point(_chosen_points(recipe, data), data.num_points).to(device))
+    cameras = TorchCameras(list(data.cameras)).to(device)
+    return RegressionObjective(recipe.loss, network, cameras, data.statistics()[1].to(device))
+
+
+def make_optimizer(recipe: Recipe, network: Network) -> torch.optim.Optimizer:
+    """The optimiser of a recipe."""
+    config = recipe.optimization
+    options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    kinds: dict[str, Any] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD, "rmsprop": torch.optim.RMSprop}
+    if config.opt == "sgd":
+        options["momentum"] = 0.9
+    return kinds[config.opt](network.parameters(), **options)  # type: ignore[no-any-return]

@@ -1,0 +1,85 @@
+"""What is minimised: from a batch and a network to weighted loss terms."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from d2s.config import LossConfig
+from d2s.geometry.torch_camera import TorchCameras
+from d2s.regressor import losses
+from d2s.regressor.landmarks import LandmarkNet
+from d2s.regressor.network import D2SNet
+from d2s.training.data import Batch
+
+
+class Objective(Protocol):
+    """Loss terms of one step, already weighted: "map", "reliability" and, when it applies, "reprojection"."""
+
+    def __call__(self, batch: Batch, mask: Tensor | None, progress: float, stage: int) -> dict[str, Tensor]:
+        """`mask` is the batch's mask, or None when all rows are real; called inside autocast."""
+        ...
+
+
+class RegressionObjective:
+    """Losses of models 1 and 2 (paper, section III-C)."""
+
+    def __init__(self, config: LossConfig, network: D2SNet, cameras: TorchCameras, scale: Tensor) -> None:
+        self.config, self.network, self.cameras, self.scale = config, network, cameras, scale
+
+    def __call__(self, batch: Batch, mask: Tensor | None, progress: float, stage: int) -> dict[str, Tensor]:
+        """Map, reliability and reprojection loss; everything after the network in float32."""
+        config = self.config
+        xyz, u = self.network(batch.descriptors, mask)
+        with torch.autocast(u.device.type, enabled=False):
+            terms = {"map": config.coef_map * losses.map_loss(config, xyz, batch.xyz, batch.valid, self.scale)}
+            target = batch.valid.float()
+            by_error, reprojects = config.reliability_target == "error", self._reprojects(progress, stage)
+            if by_error or reprojects:
+                errors, depth = self._reproject(xyz, batch)
+            if by_error:
+                target = ((errors.detach() < config.reliability_px) & (depth.detach() > losses.MIN_DEPTH)).float()
+            reliability = losses.reliability_loss(config, u, self.network.reliability(u), target, batch.mask)
+            terms["reliability"] = config.coef_reliability * reliability
+            if reprojects:
+                terms["reprojection"] = config.coef_lrepr * losses.reprojection_loss(
+                    config, errors, depth, batch.valid, batch.mask, progress
+                )
+        return terms
+
+    def _reprojects(self, progress: float, stage: int) -> bool:
+        config = self.config
+        if config.reprojection == "none" or stage < config.reprojection_stage:
+            return False
+        return progress >= config.reprojection_start or stage > config.reprojection_stage
+
+    def _reproject(self, xyz: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Reprojection errors (B, N) in pixels through the images' own cameras, distortion included, and depths (B, N)."""
+        rotation, translation = batch.cam_from_world[:, :, :3], batch.cam_from_world[:, None, :, 3]
+        points_cam = xyz @ rotation.transpose(1, 2) + translation
+        difference = self.cameras.project(batch.camera, points_cam) - batch.keypoints
+        return torch.sqrt((difference * difference).sum(dim=-1) + 1e-6), points_cam[..., 2]
+
+
+class LandmarkObjective:
+    """Cross entropy of model 3: keypoints that show a landmark should name it, the others should name none."""
+
+    def __init__(self, config: LossConfig, network: LandmarkNet, landmark_of_point: Tensor) -> None:
+        self.config, self.network, self.landmark_of_point = config, network, landmark_of_point
+
+    def __call__(self, batch: Batch, mask: Tensor | None, progress: float, stage: int) -> dict[str, Tensor]:
+        """Both kinds of keypoints count as a mean of their own, whatever their numbers in the batch."""
+        none = self.network.count
+        landmark = self.landmark_of_point[batch.point.clamp(min=0)]
+        shows = batch.valid & (landmark >= 0)
+        target = torch.where(shows, landmark, none)
+        scores = self.network.scores(batch.descriptors, mask)
+        entropy = functional.cross_entropy(scores.flatten(0, 1).float(), target.flatten(), reduction="none").view_as(target)
+        others = batch.mask & ~shows
+        return {
+            "map": self.config.coef_map * (entropy * shows).sum() / shows.sum().clamp(min=1),
+            "reliability": self.config.coef_reliability * (entropy * others).sum() / others.sum().clamp(min=1),
+        }

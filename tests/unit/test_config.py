@@ -1,0 +1,80 @@
+"""Recipes: defaults, files, overrides, and errors that name everything at once."""
+
+from __future__ import annotations
+
+import configparser
+from pathlib import Path
+
+import pytest
+
+from d2s.config import Recipe, load_recipe, to_ini
+from d2s.errors import ConfigError, MissingFileError
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+def test_base_ini_is_what_the_code_says():
+    text = (CONFIGS / "base.ini").read_text(encoding="utf-8")
+    assert text.split("\n", 1)[1] == to_ini(Recipe(), comments=True), "regenerate: python -m d2s.config > configs/base.ini"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.ini")), ids=lambda path: path.name)
+def test_every_shipped_recipe_loads_and_round_trips(path, tmp_path):
+    recipe = load_recipe(path)
+    copy = tmp_path / "copy.ini"
+    copy.write_text(to_ini(recipe), encoding="utf-8")
+    assert load_recipe(copy) == recipe
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.ini")), ids=lambda path: path.name)
+def test_shipped_recipes_hold_only_what_differs_from_the_defaults(path):
+    parser = configparser.ConfigParser()
+    parser.read(path)
+    for section in parser.sections() if path.name != "base.ini" else ():
+        for key in parser[section]:
+            value, default = (getattr(getattr(recipe, section), key) for recipe in (load_recipe(path), Recipe()))
+            assert value != default or key == "model", f"{section}.{key} is the default"
+
+
+def test_all_problems_are_reported_at_once(tmp_path):
+    file = tmp_path / "bad.ini"
+    text = "[training]\nbatch_size = 0\nspeed = 3\n[loss]\nmap_loss = huber\n[model]\nnormalize_targets = perhaps\n"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(file, ["optimization.lr=fast", "nonsense"])
+    message = str(caught.value)
+    for part in (
+        "batch_size = 0",
+        "unknown key training.speed",
+        "map_loss = huber",
+        "normalize_targets = perhaps",
+        "lr = fast",
+        "'nonsense'",
+        "bad.ini",
+    ):
+        assert part in message
+    assert "\n" not in message
+
+
+def test_width_must_fit_the_heads():
+    with pytest.raises(ConfigError, match="divisible"):
+        load_recipe(None, ["model.width=255"])
+
+
+def test_cross_entropy_needs_a_sigmoid():
+    with pytest.raises(ConfigError, match="sigmoid"):
+        load_recipe(None, ["loss.reliability_loss=bce"])
+
+
+def test_missing_and_broken_files_are_named(tmp_path):
+    with pytest.raises(MissingFileError, match=r"absent\.ini"):
+        load_recipe(tmp_path / "absent.ini")
+    broken = tmp_path / "broken.ini"
+    broken.write_text("model = 2\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"broken\.ini"):
+        load_recipe(broken)
+
+
+@pytest.mark.parametrize(("text", "value"), [("1", True), ("YES", True), ("off", False), ("False", False)])
+def test_booleans_mean_what_they_say(text, value):
+    assert load_recipe(None, [f"model.normalize_targets={text}"]).model.normalize_targets is value
