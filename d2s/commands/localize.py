@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--camera",
         metavar="'MODEL W H p0 ...'",
-        help="COLMAP camera of the images, e.g. 'SIMPLE_PINHOLE 640 480 525 320 240' (default: the mapping images' camera, if they share one)",
+        help="COLMAP camera, e.g. 'SIMPLE_PINHOLE 640 480 525 320 240' (default: the mapping images' camera, if they share one)",
     )
     flag(parser, "--json", False, "print one line of JSON per image and nothing else")
     parser.add_argument("--pnp", choices=tuple(ESTIMATORS), default=DEFAULT_ESTIMATOR, help=f"PnP back end (default: {DEFAULT_ESTIMATOR})")
