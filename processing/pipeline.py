@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,7 @@ def preprocess(settings: Settings, folder: Path, overwrite: bool = False) -> dic
     if overwrite:
         clear(folder)
     _refuse_foreign(folder)
+    _remove_leftovers(folder)
     stages = Stages(folder)
     stages.run("settings", settings.record(), (), dict)
     source = _read_source(settings, stages)
@@ -108,14 +110,24 @@ def _refuse_foreign(folder: Path) -> None:
         raise SettingsMismatchError(f"{folder} holds a scene of unknown settings.", "Give another --out_dir, or --overwrite to start anew.")
 
 
+def _remove_leftovers(folder: Path) -> None:
+    """What a killed run had not yet published."""
+    for path in folder.glob(".*.tmp"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 def _read_source(settings: Settings, stages: Stages) -> SceneSource:
     """The data as the adapter gives it, with a validation split; a change of it since the last run is an error."""
+    start = time.monotonic()
     source = load_source(settings.dataset, settings.adapter)
     scene = with_validation(source.scene)
     logger.info("%s", describe(scene))
     if not scene.split("val"):
         logger.info("No validation images: fewer than %d training images", MIN_TRAIN)
-    stages.run("source", digest(replace(source, scene=scene)), (), dict)
+    stages.run("source", digest(replace(source, scene=scene)), (), dict, started=start)
     return replace(source, scene=scene)
 
 

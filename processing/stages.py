@@ -27,12 +27,19 @@ class Stages:
         self._path = self.folder / RECORD
         self._record: dict[str, Any] = read_json(self._path) if self._path.is_file() else {}
         self._previous = ""
-        self.skipped: list[str] = []
 
-    def run(self, name: str, settings: Mapping[str, Any], outputs: Sequence[str], work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def run(
+        self,
+        name: str,
+        settings: Mapping[str, Any],
+        outputs: Sequence[str],
+        work: Callable[[], dict[str, Any]],
+        started: float | None = None,
+    ) -> dict[str, Any]:
         """Do `work` unless it is done, and give what it reported (JSON values).
 
-        `outputs` are the files or folders that it publishes. Raises SettingsMismatchError when it was done or begun with other settings.
+        `outputs` are the files or folders that it publishes. `started` (of time.monotonic) is when the stage began, where it did before.
+        Raises SettingsMismatchError when it was done or begun with other settings.
         """
         fingerprint = settings_hash({"settings": dict(settings), "previous": self._previous})
         self._previous = fingerprint
@@ -40,19 +47,22 @@ class Stages:
         if entry is not None:
             self._require_equal(name, entry, dict(settings), fingerprint)
             if entry["finished"] and all((self.folder / output).exists() for output in outputs):
-                logger.info("%s: finished before, skipped", name)
-                self.skipped.append(name)
+                self._say_skipped(name, outputs)
                 return dict(entry["info"])
         self._write(name, settings, fingerprint, finished=False, info={}, seconds=0.0)
-        start = time.monotonic()
+        start = time.monotonic() if started is None else started
         info = work()
         self._write(name, settings, fingerprint, finished=True, info=info, seconds=time.monotonic() - start)
         return info
 
+    def _say_skipped(self, name: str, outputs: Sequence[str]) -> None:
+        if outputs:  # stages that publish nothing only compare settings
+            logger.info("%s: finished before, skipped", name)
+
     @property
     def seconds(self) -> dict[str, float]:
         """Seconds that each finished stage took when it ran."""
-        return {name: entry["seconds"] for name, entry in self._record.items()}
+        return {name: entry["seconds"] for name, entry in self._record.items() if name != "settings"}
 
     def _write(self, name: str, settings: Mapping[str, Any], fingerprint: str, **rest: Any) -> None:
         self._record[name] = {"settings": dict(settings), "fingerprint": fingerprint, **rest}

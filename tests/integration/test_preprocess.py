@@ -26,7 +26,12 @@ from d2s.scene.manifest import Scene
 from processing import preprocessing
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = ["--demo_option", "mapping_images=32", "--demo_option", "query_images=4", "--demo_option", "size=320x240", "--num_keypoints", "500"]
+SMALL = [
+    *("--demo_option", "mapping_images=32"),
+    *("--demo_option", "query_images=4"),
+    *("--demo_option", "size=320x240"),
+    *("--num_keypoints", "500"),
+]
 DEMO = ["--dataset", "demo", *SMALL]
 
 
@@ -256,17 +261,17 @@ def test_wrong_use_is_one_line_and_exit_code_2(pictures, tmp_path, capsys, argum
     assert not list(out.rglob("scene.json"))
 
 
-@pytest.mark.parametrize("arguments", [["--dataset", "lego"], ["--dataset", "demo", "--unknown", "1"], ["--dataset", "demo", "--features", "orb"]])
+@pytest.mark.parametrize("arguments", ["--dataset lego", "--dataset demo --unknown 1", "--dataset demo --features orb"])
 def test_unknown_options_exit_with_2(capsys, arguments):
     with pytest.raises(SystemExit) as raised:
-        preprocess(*arguments)
+        preprocess(*arguments.split())
     assert raised.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_too_few_labels_are_an_error_that_names_the_way_out(fresh, capsys):
     out, folder = fresh
-    assert preprocess("--dataset", "demo", *SMALL[:-2], "--num_keypoints", "20", "--out_dir", out) == 1
+    assert preprocess(*DEMO, "--num_keypoints", "20", "--out_dir", out) == 1
     error = capsys.readouterr().err
     assert "Try" in error or "try" in error
     assert error.count("\n") == 1
