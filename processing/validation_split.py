@@ -11,6 +11,7 @@ from d2s.scene.manifest import Scene
 FRACTION = 0.05
 SMALLEST, LARGEST = 4, 60
 MIN_TRAIN = 30
+MIN_BLOCKS = 5
 
 
 def with_validation(scene: Scene) -> Scene:
@@ -29,7 +30,7 @@ def with_validation(scene: Scene) -> Scene:
 def validation_rows(num_train: int) -> list[int]:
     """Rows of the training images to hold out."""
     wanted = int(np.clip(round(FRACTION * num_train), SMALLEST, LARGEST))
-    block = max(1, num_train // 100)
+    block = max(1, min(num_train // 100, wanted // MIN_BLOCKS))
     blocks = max(1, wanted // block)
     middles = (np.arange(blocks) + 0.5) * num_train / blocks
     starts = (middles - block / 2).astype(int)

@@ -41,8 +41,8 @@ def preprocess(*arguments):
 
 def start(*arguments, cwd=ROOT):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, ROOT / "processing" / "preprocessing.py", *arguments]
-    return subprocess.Popen([str(c) for c in command], cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [str(c) for c in (sys.executable, ROOT / "processing" / "preprocessing.py", *arguments)]
+    return subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 @pytest.fixture(scope="module")
