@@ -189,7 +189,7 @@ def _model_info(scene: Scene, recipe: Recipe, data: TrainingSet) -> ModelInfo:
         num_keypoints=int(data.mask.shape[1]),
         reliability_threshold=recipe.localization.reliability_threshold,
         max_error=recipe.localization.max_error,
-        cameras=tuple(format_camera(camera) for camera in data.cameras[:20]),
+        cameras=tuple(dict.fromkeys(format_camera(camera) for camera in data.cameras)),
         bounds=data.bounds(),
         seed=recipe.training.seed,
     )

@@ -119,7 +119,7 @@ class SuperPointExtractor(NetworkExtractor):
             raise InputError("nms_radius and border of SuperPoint must not be negative.")
         network = SuperPoint(batch_norm=self.name == "superpoint-open")
         network.load_state_dict(state if self.name == "superpoint-open" else rename_magic_leap(state))
-        return network
+        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]  # twice as fast on a CPU
 
     def detect(self, images: Tensor) -> list[Detections]:
         """The best maxima of the scores."""

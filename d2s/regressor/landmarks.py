@@ -87,7 +87,8 @@ def select_landmarks(
     seen_by = visibility_image[order]
     track = np.diff(starts)
     by_track = np.argsort(-track, kind="stable")[: np.count_nonzero(track)]
-    covered, chosen, taken = np.zeros(images, np.int64), [], np.zeros(points, bool)
+    covered, taken = np.zeros(images, np.int64), np.zeros(points, bool)
+    chosen: list[int] = []
     quota = 0
     while len(chosen) < min(count, len(by_track)):
         quota += max(8, count // 100)
@@ -96,7 +97,7 @@ def select_landmarks(
             if (covered[viewers] < quota).any():
                 covered[viewers] += 1
                 taken[point] = True
-                chosen.append(point)
+                chosen.append(int(point))
                 if len(chosen) == count:
                     break
     return np.sort(np.array(chosen, dtype=np.int64))

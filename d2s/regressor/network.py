@@ -35,7 +35,9 @@ class AttentionBlock(nn.Module):
         self.mlp = _mlp([2 * width, 2 * width, width], norm)
         for projection in (self.query, self.key, self.value):  # as published: all three start as copies of the output projection
             projection.load_state_dict(self.merge.state_dict())
-        nn.init.zeros_(self.mlp[-1].bias)
+        last = self.mlp[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.bias)
 
     def forward(self, x: Tensor, key_mask: Tensor | None) -> Tensor:
         """X (B, N, C); key_mask (B, 1, 1, N) True where a keypoint is real, or None when all are."""

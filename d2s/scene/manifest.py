@@ -116,9 +116,7 @@ def _to_json(scene: Scene) -> dict[str, Any]:
 def _from_json(value: dict[str, Any], path: Path) -> Scene:
     version = value.get("format_version")
     if version != FORMAT_VERSION:
-        raise FormatError(
-            f"{path} has format version {version}; this program reads {FORMAT_VERSION}.", "Preprocess again with --overwrite."
-        )
+        raise FormatError(f"{path} has format version {version}, not {FORMAT_VERSION}.", "Preprocess again with --overwrite.")
     try:
         cameras = {int(i): parse_camera(text) for i, text in value["cameras"].items()}
         images = tuple(SceneImage(e["name"], e["camera"], _pose_from_json(e["cam_from_world"]), e["split"]) for e in value["images"])

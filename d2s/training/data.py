@@ -22,7 +22,8 @@ FEATURES, LABELS = "features.h5", "labels.h5"
 @dataclass(frozen=True)
 class Batch:
     """B images with N keypoints each: descriptors (B, N, D), keypoints (B, N, 2) pixels, mask (B, N) real rows, xyz (B, N, 3), valid
-    (B, N) rows with a label, point (B, N) index of the label's SfM point or -1, cam_from_world (B, 3, 4), camera (B,) index into the cameras.
+    (B, N) rows with a label, point (B, N) index of the label's SfM point or -1, cam_from_world (B, 3, 4), camera (B,) index into
+    the cameras.
     """
 
     descriptors: Tensor
@@ -114,7 +115,7 @@ def load_training_set(folder: Path, scene: Scene) -> TrainingSet:
     camera_ids = sorted({image.camera_id for image in images})
     return TrainingSet(
         names=tuple(image.name for image in images),
-        cam_from_world=torch.from_numpy(np.stack([image.cam_from_world for image in images])).float(),  # type: ignore[arg-type]
+        cam_from_world=torch.from_numpy(np.array([image.cam_from_world for image in images], dtype=np.float32)),
         point=_point_index(arrays["xyz"], arrays["valid"]),
         camera=torch.tensor([camera_ids.index(image.camera_id) for image in images]),
         cameras=tuple(scene.cameras[i] for i in camera_ids),

@@ -76,10 +76,9 @@ def _step_text(record: dict[str, Any]) -> str:
 
 
 def _validation_text(record: dict[str, Any]) -> str:
-    return (
-        f"validation at epoch {record['epoch']}: median {record['median_t']:.3f} {record.get('unit', '')}, {record['median_r_deg']:.2f} deg, "
-        f"{100 * record['recall']:.0f} % within {record['recall_name']} ({record['n']} images)"
-    )
+    median = f"{record['median_t']:.4f} {record.get('unit', '')}, {record['median_r_deg']:.2f} deg"
+    recall = f"{100 * record['recall']:.0f} % within {record['recall_name']}"
+    return f"validation at epoch {record['epoch']}: median {median}, {recall} ({record['n']} images)"
 
 
 def format_seconds(seconds: float) -> str:
