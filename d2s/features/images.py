@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -133,10 +134,10 @@ def _first_scan(data: bytes) -> int:
 @contextmanager
 def _quiet_opencv() -> Iterator[None]:
     """OpenCV prints several lines of its own for a corrupt file; the caller gets one exception instead."""
-    logging = cv2.utils.logging
-    level = logging.getLogLevel()
+    control: Any = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging  # OpenCV 4 and 5
+    level = control.getLogLevel()
     try:
-        logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+        control.setLogLevel(0)
         yield
     finally:
-        logging.setLogLevel(level)
+        control.setLogLevel(level)
