@@ -28,8 +28,8 @@ class SiftExtractor:
     """SIFT keypoints with the highest contrast and their RootSIFT descriptors (128-d). No weights; the device is always the CPU.
 
     A position with several dominant orientations gives one row: for this project a keypoint is a ray and a label, and rows that share
-    both only take the places of others, count twice in RANSAC and may get different labels. (Measured on Red Kitchen: 322 places with a good
-    match per image pair with one row each, 324 with all orientations, of the same 2048 rows.)
+    both only take the places of others, count twice in RANSAC and may get different labels. (Red Kitchen: 322 places with a good
+    match per image pair with one row each, 324 with all, of the same 2048 rows.)
     """
 
     descriptor_dim = 128
