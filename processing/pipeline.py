@@ -196,7 +196,7 @@ def _reconstruct(settings: Settings, folder: Path, source: SceneSource, read: Re
     """Find the poses of all photos, then make the map anew from the training photos alone, at these poses."""
     matcher = make_matcher(settings.matcher, settings.features, settings.device)
     matches = match_photos(source.scene, read, matcher, settings.sfm)
-    found = reconstruct(source.scene, read, matches, source.refine_cameras, settings.sfm)
+    found = reconstruct(source.scene, read, matches, source.refine_cameras, settings.sfm, folder)
     scene, _ = placed(source.scene, found.model)
     train = scene.with_images(scene.split("train"))
     names = {image.name for image in train.images}
@@ -206,7 +206,7 @@ def _reconstruct(settings: Settings, folder: Path, source: SceneSource, read: Re
 
 
 def _publish_map(settings: Settings, folder: Path, train: Scene, read: ReadFeatures, matches: Matches) -> dict[str, Any]:
-    model = triangulate(train, {image.name: read(image.name).keypoints for image in train.images}, matches, settings.sfm)
+    model = triangulate(train, {image.name: read(image.name).keypoints for image in train.images}, matches, settings.sfm, folder)
     save_model(model, folder / "sfm")
     return {
         "verified_pairs": len(matches),

@@ -107,15 +107,18 @@ def _enough(matches: Matches, minimum: int) -> Matches:
     return {pair: rows for pair, rows in matches.items() if len(rows) >= minimum}
 
 
-def triangulate(scene: Scene, keypoints: Keypoints, matches: Matches, options: SfmOptions) -> pycolmap.Reconstruction:
+def triangulate(
+    scene: Scene, keypoints: Keypoints, matches: Matches, options: SfmOptions, work_dir: Path | None = None
+) -> pycolmap.Reconstruction:
     """3D points of verified matches at the scene's poses, which stay as they are, like the cameras.
 
-    Point2D i of an image is row i of its keypoints. Raises ReconstructionError when no point comes out.
+    Point2D i of an image is row i of its keypoints. COLMAP's database lies in `work_dir` meanwhile (default: the system's folder for such).
+    Raises ReconstructionError when no point comes out.
     """
     if not matches:
         raise ReconstructionError("No image pair has enough matches that agree with the given poses.", REMEDY)
     logger.info("Triangulating %d images, %d verified pairs", len(scene.images), len(matches))
-    with TemporaryDirectory() as folder, quiet_colmap():
+    with temporary_folder(work_dir) as folder, quiet_colmap():
         database = Path(folder) / "database.db"
         write_database(database, scene, keypoints)
         write_verified(database, scene, matches)
@@ -137,6 +140,11 @@ def _pipeline_options(options: SfmOptions) -> pycolmap.IncrementalPipelineOption
     if hasattr(pipeline, "random_seed"):
         pipeline.random_seed = options.seed
     return pipeline
+
+
+def temporary_folder(work_dir: Path | None) -> TemporaryDirectory[str]:
+    """A folder that goes when it is left; its name, .*.tmp, lets the next run remove what a killed one could not."""
+    return TemporaryDirectory(prefix=".colmap.", suffix=".tmp", dir=work_dir)
 
 
 @contextmanager

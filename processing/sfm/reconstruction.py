@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pycolmap
@@ -15,7 +14,7 @@ from d2s.matching.table import Matcher
 from d2s.scene.manifest import Scene
 from processing.progress import track
 from processing.sfm import pairs as pair_selection
-from processing.sfm.colmap import Matches, SfmOptions, quiet_colmap
+from processing.sfm.colmap import Matches, SfmOptions, quiet_colmap, temporary_folder
 from processing.sfm.database import write_database, write_matches
 from processing.sfm.matching import ReadFeatures, match_pairs
 from processing.sfm.pairs import Pair
@@ -53,12 +52,14 @@ def match_photos(scene: Scene, read: ReadFeatures, matcher: Matcher, options: Sf
     return {pair: rows for pair, rows in found if len(rows) >= options.min_matches}
 
 
-def reconstruct(scene: Scene, read: ReadFeatures, matches: Matches, refine_cameras: bool, options: SfmOptions) -> Reconstructed:
+def reconstruct(
+    scene: Scene, read: ReadFeatures, matches: Matches, refine_cameras: bool, options: SfmOptions, work_dir: Path | None = None
+) -> Reconstructed:
     """Poses of all photos, and cameras too where they are guesses; the largest model is kept.
 
     Raises ReconstructionError when fewer than MIN_IMAGES photos, or no training photo, can be placed in one model.
     """
-    with TemporaryDirectory() as folder, quiet_colmap():
+    with temporary_folder(work_dir) as folder, quiet_colmap():
         database, pair_file = Path(folder) / "database.db", Path(folder) / "pairs.txt"
         write_database(database, scene, {image.name: read(image.name).keypoints for image in scene.images})
         write_matches(database, scene, matches)
