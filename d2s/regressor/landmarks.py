@@ -44,28 +44,37 @@ class LandmarkNet(nn.Module):
         self.threshold = nn.Parameter(torch.tensor(INITIAL_THRESHOLD))
         self.register_buffer("xyz", torch.zeros(count, 3))
 
-    def scores(self, descriptors: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Logits (B, N, M + 1) of the M landmarks and, last, of "no landmark"."""
+    def refine(self, descriptors: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Unit descriptors (B, N, D) refined in the context of their image; the same as the input before training."""
         x = self.enter(descriptors * self.descriptor_dim**0.5)  # unit variance per channel
         key_mask = None if mask is None else mask[:, None, None, :]
         for block in self.blocks:
             x = block(x, key_mask)
-        refined = functional.normalize(descriptors + self.leave(x), dim=-1)
-        scale = self.log_scale.exp()
-        similarity = refined @ functional.normalize(self.landmarks, dim=-1).T
+        return functional.normalize(descriptors + self.leave(x), dim=-1)
+
+    def scores(self, descriptors: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Logits (B, N, M + 1) of the M landmarks and, last, of "no landmark"; for training."""
+        similarity = self.refine(descriptors, mask) @ functional.normalize(self.landmarks, dim=-1).T
         none = self.threshold.expand(*similarity.shape[:-1], 1).to(similarity.dtype)
-        return torch.cat([similarity, none], dim=-1) * scale
+        return torch.cat([similarity, none], dim=-1) * self.log_scale.exp()
 
     def forward(self, descriptors: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mask (B, N): True for real keypoints. Returns coordinates (B, N, 3) in the scene's unit and reliability logits (B, N)."""
-        scores = self.scores(descriptors, mask).float()
-        if mask is not None:
-            scores = scores.masked_fill(~mask[..., None], -torch.inf)
-        best = scores[..., :-1].max(dim=-1)
-        keypoint_of_landmark = scores[..., :-1].argmax(dim=1)
-        mutual = keypoint_of_landmark.gather(1, best.indices) == torch.arange(scores.shape[1], device=scores.device)
-        log_probability = best.values - torch.logsumexp(scores, dim=-1)
-        logit = log_probability - torch.log(-torch.expm1(log_probability.clamp(max=-1e-6)))
+        """Mask (B, N): True for real keypoints. Returns coordinates (B, N, 3) in the scene's unit and reliability logits (B, N).
+
+        Similarities are float32 whatever the network computes in: in bf16 they come in steps of 0.004, and ties would decide the matches.
+        """
+        refined = self.refine(descriptors, mask).float()
+        with torch.autocast(refined.device.type, enabled=False):
+            scores = refined @ (self.log_scale.exp() * functional.normalize(self.landmarks, dim=-1)).T
+            if mask is not None:
+                scores = scores.masked_fill(~mask[..., None], -torch.inf)
+            best = scores.max(dim=-1)
+            # The transposed copy makes the search over keypoints run along memory: several times faster than argmax(dim=1).
+            keypoint_of_landmark = scores.transpose(1, 2).contiguous().max(dim=-1).indices
+            mutual = keypoint_of_landmark.gather(1, best.indices) == torch.arange(scores.shape[1], device=scores.device)
+            others = torch.logaddexp(torch.logsumexp(scores, dim=-1), self.threshold * self.log_scale.exp())
+            log_probability = (best.values - others).clamp(max=-1e-6)
+            logit = log_probability - torch.log(-torch.expm1(log_probability))
         return self.xyz[best.indices], torch.where(mutual, logit, logit + NOT_MUTUAL)
 
     def reliability(self, u: Tensor) -> Tensor:
