@@ -1,0 +1,19 @@
+"""The figures of the README are those that the benchmark wrote."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_readme_states_what_the_benchmark_measured():
+    spec = importlib.util.spec_from_file_location("accuracy", ROOT / "benchmarks" / "accuracy.py")
+    accuracy = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(accuracy)
+    rows = json.loads(accuracy.RESULTS.read_text(encoding="utf-8"))["rows"]
+    readme = accuracy.README.read_text(encoding="utf-8")
+    assert len(rows) > 5
+    assert accuracy.with_table(readme, rows) == readme, "run: python benchmarks/accuracy.py --readme"
