@@ -55,7 +55,7 @@ class TrainingConfig:
     )
     precision: str = option("auto", "auto: bf16 where the machine has it in hardware, else fp32", choices=("auto", "fp32", "bf16"))
     seed: int = option(0, "seed of every random number", low=0)
-    snapshot: int = option(20, "epochs between checkpoints (the last one is always written)", low=1)
+    snapshot: int = option(20, "epochs between checkpoints (the last one and validated ones are always written)", low=1)
     keep_checkpoints: int = option(3, "checkpoints kept: the newest ones, and the best on validation", low=1)
     val_freq: int = option(50, "epochs between validations on the val split; 0: only at the end", low=0)
 
@@ -272,10 +272,15 @@ def to_ini(recipe: Recipe, comments: bool = False) -> str:
 def find_recipe(name: str | Path) -> Path:
     """A recipe file given as a path, or by its name in the project's `configs/`."""
     path = Path(name)
-    beside_package = Path(__file__).resolve().parent.parent / "configs" / path.name
-    if not path.is_file() and path.parent in (Path("."), Path("configs")) and beside_package.is_file():
-        return beside_package
-    return path
+    if path.is_file() or path.parent not in (Path("."), Path("configs")):
+        return path
+    return next((folder / path.name for folder in _recipe_folders() if (folder / path.name).is_file()), path)
+
+
+def _recipe_folders() -> tuple[Path, ...]:
+    """Where the project's recipes lie: beside the package in a checkout, in it when it was installed from a wheel (see setup.py)."""
+    package = Path(__file__).resolve().parent
+    return package.parent / "configs", package / "configs"
 
 
 if __name__ == "__main__":

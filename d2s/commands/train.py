@@ -131,6 +131,7 @@ def _prepare_run_dir(run_dir: RunDir, recipe: Recipe, scene: Scene, folder: Path
     """Make the run's folder ready; True when there is nothing left to do."""
     if resume == "never" and stage == 1:
         run_dir.clear()
+    run_dir.remove_leftovers()
     text, scene_hash = to_ini(recipe), hashlib.sha256((folder / "scene.json").read_bytes()).hexdigest()[:16]
     if run_dir.config.is_file():
         _require_equal(run_dir, text, scene_hash)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from d2s.geometry import pose
 from d2s.localization.localizer import Localizer
@@ -19,6 +20,10 @@ from d2s.training.trainer import Validation
 
 MAX_IMAGES = 60
 """Validation images used at each validation, spread evenly: a few seconds on two cores."""
+
+
+WORST = 1e9
+"""What an infinite median counts as in a score, which is stored as JSON."""
 
 
 def make_validation(folder: Path, scene: Scene, info: ModelInfo) -> Validation | None:
@@ -42,13 +47,19 @@ def make_validation(folder: Path, scene: Scene, info: ModelInfo) -> Validation |
             ]
         )
         recall = float(((errors[:, 0] <= tolerance) & (errors[:, 1] <= 5)).mean())
-        median_t, median_r = (min(float(value), 1e9) for value in np.median(errors, axis=0))  # JSON has no infinity
+        median_t, median_r = _medians(errors)
         return {
-            "score": [recall, -median_t], "median_t": median_t, "median_r_deg": median_r, "unit": unit, "recall": recall,
-            "recall_name": name, "n": len(images),
+            "score": [recall, -WORST if median_t is None else -median_t], "median_t": median_t, "median_r_deg": median_r, "unit": unit,
+            "recall": recall, "recall_name": name, "n_failed": int(np.isinf(errors[:, 0]).sum()), "n": len(images),
         }  # fmt: skip
 
     return validate
+
+
+def _medians(errors: NDArray[np.float64]) -> tuple[float | None, float | None]:
+    """Median distance and angle of errors (N, 2), where failures are infinite; None for an infinite median, which JSON cannot hold."""
+    median_t, median_r = np.median(errors, axis=0).tolist()
+    return (median_t, median_r) if np.isfinite(median_t) else (None, None)
 
 
 def _tolerance(scene: Scene) -> tuple[float, str, str]:

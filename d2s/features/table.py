@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from d2s.errors import InputError, WeightsError, unknown_choice
+from d2s.errors import InputError, MissingPackageError, WeightsError, unknown_choice
 from d2s.features.base import Extractor
 
 
@@ -18,7 +18,8 @@ class FeatureSpec:
 
     `factory`: `module:class`, called as `factory(name=…, num_keypoints=…, device=…, weights=…, **options)`. `options`: every option with
     its default; they are part of the settings, so that a change of a default never changes an existing scene.
-    `weights`: the checkpoint that it needs (a key of `d2s.features.weights.WEIGHTS`), None where there is none.
+    `weights`: the checkpoint that it needs (a key of `d2s.features.weights.WEIGHTS`), None where there is none. `package`: what has to
+    be installed beyond what the project demands on every Python.
     """
 
     factory: str
@@ -27,6 +28,7 @@ class FeatureSpec:
     code_licence: str
     weights: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    package: str = ""
 
 
 SUPERPOINT_OPTIONS = {"max_side": 1024, "nms_radius": 3, "border": 4, "score_threshold": 0.0, "sampling": "exact"}
@@ -61,6 +63,7 @@ FEATURES: dict[str, FeatureSpec] = {
         "DISK, depth-supervised, through kornia",
         "Apache-2.0 (kornia)",
         weights="disk",
+        package="kornia >= 0.8.2",
         options={"max_side": 1024, "window_size": 5, "score_threshold": 0.0},
     ),
     "aliked": FeatureSpec(
@@ -69,6 +72,7 @@ FEATURES: dict[str, FeatureSpec] = {
         "ALIKED-N16, sub-pixel keypoints; kornia's network with a forward pass of our own",
         "Apache-2.0 (kornia)",
         weights="aliked",
+        package="kornia >= 0.8.3, which is for Python >= 3.11",
         options={"max_side": 1024},
     ),
     "xfeat": FeatureSpec(
@@ -77,6 +81,7 @@ FEATURES: dict[str, FeatureSpec] = {
         "XFeat, small and fast, through kornia",
         "Apache-2.0 (kornia)",
         weights="xfeat",
+        package="kornia >= 0.8.3, which is for Python >= 3.11",
         options={"max_side": 1024, "score_threshold": 0.05},
     ),
 }
@@ -106,10 +111,22 @@ def make_extractor(name: str, num_keypoints: int = 2048, device: str = "cpu", we
         raise InputError(f"max_side must be a whole number of pixels, at least 16, or None, not {max_side!r}.")
     if weights is not None and spec.weights is None:
         raise InputError(f"Feature {name} has no weights; {weights} cannot be used.", "Leave out --weights.")
-    module, _, factory = spec.factory.partition(":")
-    create = getattr(importlib.import_module(module), factory)
+    create = _import_factory(name, spec)
     extractor: Extractor = create(name=name, num_keypoints=num_keypoints, device=device, weights=weights, **{**spec.options, **options})
     return extractor
+
+
+def _import_factory(name: str, spec: FeatureSpec) -> Callable[..., Extractor]:
+    """What makes the extractor. Raises MissingPackageError when the package that brings the network is missing or too old."""
+    module, _, factory = spec.factory.partition(":")
+    try:
+        return getattr(importlib.import_module(module), factory)  # type: ignore[no-any-return]
+    except ImportError as error:
+        if not spec.package:
+            raise
+        raise MissingPackageError(
+            f"Feature {name} needs {spec.package} ({error}).", "Install that, or choose another of --features (sift needs nothing)."
+        ) from None
 
 
 def extractor_from_settings(settings: Mapping[str, Any], device: str = "cpu", weights: Path | None = None) -> Extractor:

@@ -69,6 +69,15 @@ class RunDir:
         """Change entries of `state.json`."""
         write_json(self.path / "state.json", {**self.state(), **values})
 
+    def remove_leftovers(self) -> None:
+        """Remove what a killed run had not yet published."""
+        for folder in (self.path, self.path / "checkpoints"):
+            for path in folder.glob(".*.tmp"):
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+
     def clear(self) -> None:
         """Remove what an earlier run left."""
         for folder in (self.path / "checkpoints", self.model):

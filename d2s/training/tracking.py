@@ -76,9 +76,16 @@ def _step_text(record: dict[str, Any]) -> str:
 
 
 def _validation_text(record: dict[str, Any]) -> str:
-    median = f"{record['median_t']:.4f} {record.get('unit', '')}, {record['median_r_deg']:.2f} deg"
+    return f"validation at epoch {record['epoch']}: {_errors_text(record)} ({record['n']} images)"
+
+
+def _errors_text(record: dict[str, Any]) -> str:
+    if record.get("n_failed") == record["n"]:
+        return "none localized"
     recall = f"{100 * record['recall']:.0f} % within {record['recall_name']}"
-    return f"validation at epoch {record['epoch']}: median {median}, {recall} ({record['n']} images)"
+    if record["median_t"] is None:
+        return f"{record['n_failed']} not localized, {recall}"
+    return f"median {record['median_t']:.4f} {record.get('unit', '')}, {record['median_r_deg']:.2f} deg, {recall}"
 
 
 def format_seconds(seconds: float) -> str:
@@ -150,7 +157,7 @@ class VisdomTracker:
         try:
             for window, traces in VISDOM_WINDOWS.items():
                 for trace, key in traces.items():
-                    if key in record:
+                    if record.get(key) is not None:
                         self._append(window, trace, record["total_steps"], record[key])
         except (ConnectionError, OSError) as error:
             self._alive = False

@@ -143,13 +143,11 @@ class Trainer:
         config = self.recipe.training
         self.state.epoch += 1
         validate = finished or bool(config.val_freq and self.state.epoch % config.val_freq == 0)
-        if finished or self.state.epoch % config.snapshot == 0:
+        if validate or self.state.epoch % config.snapshot == 0:  # what validates best must have its weights on disk
             self._save(validate)
-        elif validate:
-            self._validate()
 
     def _save(self, validate: bool) -> None:
-        """A checkpoint, after a validation when one is due, so that the best epoch on validation has its weights on disk."""
+        """A checkpoint, after a validation when one is due."""
         if validate:
             self._validate()
         self._update_clock()

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from d2s.config import Recipe, load_recipe, to_ini
+from d2s import config
+from d2s.config import Recipe, find_recipe, load_recipe, to_ini
 from d2s.errors import ConfigError, MissingFileError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -78,3 +79,17 @@ def test_missing_and_broken_files_are_named(tmp_path):
 @pytest.mark.parametrize(("text", "value"), [("1", True), ("YES", True), ("off", False), ("False", False)])
 def test_booleans_mean_what_they_say(text, value):
     assert load_recipe(None, [f"model.normalize_targets={text}"]).model.normalize_targets is value
+
+
+def test_recipes_are_found_by_name_in_a_checkout_and_in_an_installed_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe(find_recipe("configs/fast.ini")).model.model == 3
+    package = tmp_path / "site-packages" / "d2s"
+    (package / "configs").mkdir(parents=True)
+    (package / "configs" / "fast.ini").write_text("[model]\nmodel = 1\n", encoding="utf-8")
+    monkeypatch.setattr(config, "__file__", str(package / "config.py"))
+    assert find_recipe("fast.ini") == package / "configs" / "fast.ini"
+    assert find_recipe("configs/fast.ini") == package / "configs" / "fast.ini"
+    assert find_recipe("elsewhere/fast.ini") == Path("elsewhere/fast.ini")
+    (tmp_path / "fast.ini").write_text("[model]\nmodel = 2\n", encoding="utf-8")
+    assert find_recipe("fast.ini") == Path("fast.ini")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from d2s.errors import InputError, WeightsError
+from d2s.errors import InputError, MissingPackageError, WeightsError
 from d2s.features.table import FEATURES, extractor_from_settings, make_extractor
 from d2s.features.weights import WEIGHTS
 
@@ -44,3 +44,14 @@ def test_settings_with_weights_that_the_feature_does_not_have() -> None:
     settings = {**make_extractor("sift").settings(), "weights_sha256": "abc"}
     with pytest.raises(WeightsError, match="sha256 abc"):
         extractor_from_settings(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "needed"),
+    [("aliked", "kornia.feature.aliked", "0.8.3"), ("xfeat", "kornia.feature", "0.8.3"), ("disk", "kornia.feature", "0.8.2")],
+)
+def test_kornia_without_the_network_is_named_with_the_version_that_has_it(monkeypatch, name, module, needed):
+    monkeypatch.delitem(sys.modules, f"d2s.features.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingPackageError, match=rf"Feature {name} needs kornia >= {needed}"):
+        make_extractor(name)
