@@ -29,6 +29,13 @@ logger = logging.getLogger(__name__)
 
 DEMO_SCENE = "gallery"
 
+NOT_YET = {
+    "process_train_data_augmentation": "make augmented copies of the training images",
+    "process_unlabel_data": "label further images by a trained model",
+    "process_unlabel_data_pls_augment": "label augmented copies of further images",
+}
+"""Options that command lines of the published code have: accepted when false, so that these run."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `d2s preprocess`."""
@@ -50,6 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag(parser, "--skip_bad_images", False, "leave out images that cannot be read, instead of stopping")
     flag(parser, "--overwrite", False, "start anew, whatever an earlier run left in the scene's folder")
     parser.add_argument("--seed", type=int, default=0, help="seed of every random number (default: 0)")
+    for name, text in NOT_YET.items():
+        flag(parser, f"--{name}", False, f"{text}; not in this version")
 
 
 def _add_feature_arguments(group: Any) -> None:
@@ -77,6 +86,7 @@ def _add_sfm_arguments(group: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Preprocess one scene, or finish what a killed run began."""
+    _refuse_not_yet(args)
     _refuse_hloc(args)
     folder = scene_folder(args)
     report = preprocess(settings_from_args(args, folder), folder, args.overwrite)
@@ -122,6 +132,12 @@ def settings_from_args(args: argparse.Namespace, folder: Path) -> Settings:
         ),
         skip_bad_images=args.skip_bad_images,
     )
+
+
+def _refuse_not_yet(args: argparse.Namespace) -> None:
+    for name, text in NOT_YET.items():
+        if getattr(args, name):
+            raise InputError(f"--{name}: this version does not {text}.", "Leave the option out.")
 
 
 def _refuse_hloc(args: argparse.Namespace) -> None:

@@ -116,7 +116,8 @@ def test_report_says_what_happened(pictures):
 def test_finished_stages_are_skipped(pictures, capsys):
     before = {name: (pictures / name).stat().st_mtime_ns for name in ("features.h5", "labels.h5", "sfm")}
     manifest = (pictures / "scene.json").read_bytes()
-    assert preprocess(*DEMO, "--out_dir", pictures.parents[1]) == 0
+    published = ["--process_train_data_augmentation", "0", "--process_unlabel_data", "False", "--process_unlabel_data_pls_augment", "no"]
+    assert preprocess(*DEMO, *published, "--out_dir", pictures.parents[1]) == 0
     assert {name: (pictures / name).stat().st_mtime_ns for name in before} == before
     assert (pictures / "scene.json").read_bytes() == manifest
     assert "sfm: finished before, skipped" in capsys.readouterr().out
@@ -240,6 +241,9 @@ def test_corrupt_image_is_left_out_on_request(fresh):
         (["--dataset", "photos", "--dataset_dir", "{photos}", "--list_test", "{missing}"], "Image list {missing} does not exist"),
         (["--dataset", "demo", "--sfm", "hloc"], "does not read hloc's"),
         (["--dataset", "demo", "--hloc_out_dir", "{empty}"], "does not read hloc's"),
+        (["--dataset", "demo", "--process_train_data_augmentation"], "this version does not make augmented copies"),
+        (["--dataset", "demo", "--process_unlabel_data", "True"], "--process_unlabel_data: this version does not label"),
+        (["--dataset", "demo", "--process_unlabel_data_pls_augment", "1"], "Leave the option out"),
         (["--dataset", "demo", "--num_keypoints", "0"], "--num_keypoints 0 must be greater than 0"),
         (["--dataset", "demo", "--scene", "../elsewhere"], "must be a name"),
         (["--dataset", "demo", "--demo_option", "size=10"], "--demo_option 'size=10' is not understood"),
