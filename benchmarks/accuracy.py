@@ -1,7 +1,8 @@
 """Accuracy, size and time of whole runs: preprocess, train and eval of each scene, with the commands that a user would type.
 
 Prints a table and writes the figures that the README states to benchmarks/results/accuracy.json; a row that is measured again replaces
-the old one. `--readme` puts the table of that file into the README, measuring nothing. The photos are not part of the project: --data_dir names the folder that holds 7scenes/, fox/ and gerrard_hall/.
+the old one. `--readme` puts the table of that file into the README, measuring nothing. The photos are not part of
+the project: --data_dir names the folder that holds 7scenes/, fox/ and gerrard_hall/.
 
     python benchmarks/accuracy.py --data_dir DIR [--work DIR] [--only redkitchen-sfm …]
     python benchmarks/accuracy.py --readme
@@ -10,7 +11,6 @@ the old one. `--readme` puts the table of that file into the README, measuring n
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import subprocess
 import sys
@@ -126,16 +126,22 @@ def machine() -> dict[str, Any]:
     return {"threads": torch.get_num_threads(), "cuda": torch.cuda.is_available(), **versions}
 
 
+def accuracy_of(metrics: dict[str, Any]) -> tuple[str, str]:
+    """Median error, and recall within 5 cm, 5 degrees; without a scale both are relative to the extent of the camera path (1 %)."""
+    metric = metrics["units"] == "metres"
+    recall = metrics["recall"]["5cm5deg"] if metric else metrics["recall_relative"]["1%5deg"]
+    if metrics["median_t"] is None:
+        return "not localized", f"{100 * recall:.1f} %"
+    error = f"{metrics['median_t_cm']:.2f} cm" if metric else f"{100 * metrics['median_t_relative']:.3f} %"
+    return f"{error}, {metrics['median_r_deg']:.2f}°", f"{100 * recall:.1f} %"
+
+
 def describe(name: str, row: dict[str, Any]) -> str:
     """One line of the table."""
     metrics = row["metrics"]
-    if metrics.get("units") == "metres":
-        recall = 100 * metrics["recall"]["5cm5deg"]
-        error = f"{metrics['median_t_cm']:.2f} cm {metrics['median_r_deg']:.2f} deg, {recall:.1f} % at 5 cm/5 deg"
-    else:
-        error = json.dumps({key: metrics.get(key) for key in ("median_t_relative", "median_r_deg", "recall_relative")})
+    error, recall = accuracy_of(metrics)
     return (
-        f"{name:<26} {error}, {metrics['n_failed']}/{metrics['n_queries']} failed, {metrics['map_bytes'] / 1e6:.1f} MB, "
+        f"{name:<26} {error}, {recall}, {metrics['n_failed']}/{metrics['n_queries']} failed, {metrics['map_bytes'] / 1e6:.1f} MB, "
         f"train {metrics['train_seconds']:.0f} s, query {metrics['ms']['total']:.0f} ms, {row['seconds']}"
     )
 
@@ -154,15 +160,12 @@ def table(rows: dict[str, Any]) -> str:
 
 def _table_row(name: str, row: dict[str, Any]) -> str:
     metrics, case = row["metrics"], CASES[name]
-    if metrics["units"] == "metres":
-        error, recall = f"{metrics['median_t_cm']:.2f} cm", metrics["recall"]["5cm5deg"]
-    else:
-        error, recall = f"{100 * metrics['median_t_relative']:.3f} %", metrics["recall_relative"]
+    error, recall = accuracy_of(metrics)
     cells = [
         name,
         case.features,
-        f"{error}, {metrics['median_r_deg']:.2f}°",
-        f"{100 * recall:.1f} %",
+        error,
+        recall,
         f"{metrics['map_bytes'] / 1e6:.1f} MB",
         f"{row['seconds']['preprocess']:.0f} s",
         f"{metrics['train_seconds']:.0f} s",

