@@ -57,7 +57,7 @@ def run_command(
     add_logging(parser)
     args = parser.parse_args(argv)
     logging.basicConfig(level=args.log_level.upper(), format="%(message)s", stream=sys.stdout, force=True)
-    for noisy in ("matplotlib", "PIL", "h5py", "numba", "websocket", "visdom", "urllib3"):
+    for noisy in ("matplotlib", "PIL", "h5py", "numba", "websocket", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         return run(args)

@@ -84,7 +84,9 @@ def run(args: argparse.Namespace) -> int:
     folder = args.data_dir / args.dataset / args.scene
     scene = Scene.load(folder)
     _refuse_missing_images(args, folder)
+    device = choose_device(args.cudaid)
     run_dir = RunDir(args.log_dir / (args.name or default_run_name(args.dataset, args.scene, args.config_file.stem, recipe.model.model)))
+    visdom = make_visdom(args.visdom, run_dir.path.name, args.visdom_server, args.visdom_port)
     stage = 2 if args.resume_optim else 1
     if _prepare_run_dir(run_dir, recipe, scene, folder, args.resume, stage):
         logger.info("%s is already finished: %s. Train anew with --resume never.", run_dir.path, run_dir.model)
@@ -93,14 +95,15 @@ def run(args: argparse.Namespace) -> int:
     data = load_training_set(folder, scene)
     network = make_network(recipe, data)
     optimizer = make_optimizer(recipe, network)
-    device = choose_device(args.cudaid)
     network.to(device)
     state = _starting_state(run_dir, args, stage, network, optimizer)
+    if visdom and not state.total_steps:
+        visdom.clear()
     info = _model_info(scene, recipe, data)
     logger.info(
         "Training on %d images (%d labelled keypoints), %d weights, on %s.", len(data), int(data.valid.sum()), _weights(network), device
     )
-    trackers = _trackers(args, run_dir, state)
+    trackers: list[Tracker] = [Console(), JsonLines(run_dir.metrics, state.total_steps), *([visdom] if visdom else [])]
     trainer = Trainer(recipe, data, network, optimizer, state, run_dir, info, trackers, make_validation(folder, scene, info), device)
     try:
         trainer.run()
@@ -133,7 +136,7 @@ def _prepare_run_dir(run_dir: RunDir, recipe: Recipe, scene: Scene, folder: Path
         run_dir.clear()
     run_dir.remove_leftovers()
     text, scene_hash = to_ini(recipe), hashlib.sha256((folder / "scene.json").read_bytes()).hexdigest()[:16]
-    if run_dir.config.is_file():
+    if run_dir.config.is_file() and run_dir.checkpoints():
         _require_equal(run_dir, text, scene_hash)
     else:
         write_text(run_dir.config, text)
@@ -194,12 +197,6 @@ def _model_info(scene: Scene, recipe: Recipe, data: TrainingSet) -> ModelInfo:
         bounds=data.bounds(),
         seed=recipe.training.seed,
     )
-
-
-def _trackers(args: argparse.Namespace, run_dir: RunDir, state: TrainingState) -> list[Tracker]:
-    trackers: list[Tracker] = [Console(), JsonLines(run_dir.metrics, state.total_steps)]
-    visdom = make_visdom(args.visdom, run_dir.path.name, args.visdom_server, args.visdom_port)
-    return trackers + ([visdom] if visdom else [])
 
 
 def _log_to_file(run_dir: RunDir) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -136,6 +141,9 @@ VISDOM_WINDOWS = {
     "val_recall": {"recall": "recall"},
 }
 
+VISDOM_SECONDS = 5.0
+"""A server that takes longer than this to answer counts as gone."""
+
 
 class VisdomTracker:
     """Curves in a Visdom environment named after the run. When the server goes away, training goes on without it."""
@@ -147,19 +155,32 @@ class VisdomTracker:
             raise InputError("Visdom is not installed.", "pip install visdom, or train with --visdom off.") from None
         _require_server(server, port)
         # raise_exceptions: visdom's own default is to swallow errors into its log; we want to know, and stop talking to a dead server.
+        logging.getLogger("visdom").setLevel(logging.ERROR)  # it warns of a new session, and of the socket that we do not want
         self._viz = visdom.Visdom(server=server, port=port, env=environment, raise_exceptions=True, use_incoming_socket=False)
+        session = self._viz.session
+        session.request = partial(session.request, timeout=VISDOM_SECONDS)  # its own default is to wait for ever
         self._alive = True
 
     def log(self, record: dict[str, Any]) -> None:
         """Append a point to every window that the record has a value for."""
-        if not self._alive:
-            return
-        try:
+        with self._forgiving():
             for window, traces in VISDOM_WINDOWS.items():
                 for trace, key in traces.items():
-                    if record.get(key) is not None:
+                    if self._alive and record.get(key) is not None:
                         self._append(window, trace, record["total_steps"], record[key])
-        except (ConnectionError, OSError) as error:
+
+    def clear(self) -> None:
+        """Remove the curves of an earlier run of this name."""
+        with self._forgiving():
+            self._viz.close(win=None)
+
+    @contextmanager
+    def _forgiving(self) -> Iterator[None]:
+        """Visdom raises ConnectionError when its server is gone, and prints that, too."""
+        try:
+            with redirect_stdout(io.StringIO()):
+                yield
+        except OSError as error:
             self._alive = False
             logger.warning("Visdom is gone (%s); training goes on, metrics.jsonl has every value.", type(error).__name__)
 
@@ -173,14 +194,17 @@ class VisdomTracker:
 
 def _require_server(server: str, port: int) -> None:
     """Raise InputError when no Visdom answers there (asked before visdom's client is made: it would retry and log for long)."""
-    import urllib.error
     import urllib.request
 
     try:
-        with urllib.request.urlopen(f"{server}:{port}", timeout=2):
-            return
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        raise InputError(f"No Visdom server answers at {server}:{port} ({error}).", "Start one: python -m visdom.server.") from None
+        # Not the start page: it is an error page where Visdom's scripts could not be downloaded, and other servers have one, too.
+        with urllib.request.urlopen(f"{server}:{port}/env_state", data=b"{}", timeout=VISDOM_SECONDS) as answer:
+            if isinstance(json.load(answer), list):
+                return
+        reason = "something else does"
+    except (OSError, HTTPException, ValueError) as error:
+        reason = str(error)
+    raise InputError(f"No Visdom server answers at {server}:{port} ({reason}).", "Start one: python -m visdom.server.")
 
 
 def make_visdom(mode: str, environment: str, server: str, port: int) -> VisdomTracker | None:
