@@ -15,52 +15,28 @@ from typing import Any
 import h5py
 import numpy as np
 
-from d2s.errors import FormatError, MissingFileError, SettingsMismatchError
+from d2s.errors import SettingsMismatchError
 from d2s.features.base import LocalFeatures, settings_hash
 from d2s.scene.atomic import atomic_path, read_json, write_json
+from d2s.scene.h5_reader import H5Reader
 
 
-class FeatureReader:
+class FeatureReader(H5Reader):
     """Read access to a feature file; use it as a context manager."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
-        if not self.path.is_file():
-            raise MissingFileError(f"{self.path} does not exist.", "Run: d2s preprocess.")
-        try:
-            self._file = h5py.File(self.path, "r")
-        except OSError as error:
-            raise FormatError(f"{self.path} is not a readable HDF5 file ({error}).", "Delete it and extract again.") from None
-
-    def __enter__(self) -> FeatureReader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+    KEY, CONTENT = "keypoints", "features"
 
     @property
     def settings(self) -> dict[str, Any]:
         """Settings that made the file; empty when another program wrote it."""
         return dict(json.loads(self._file.attrs.get("settings", "{}")))
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._file and "keypoints" in self._file[name]
-
-    def names(self) -> list[str]:
-        """Names of all images in the file."""
-        found: list[str] = []
-        self._file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Group) and "keypoints" in item else None)
-        return found
-
     def read(self, name: str) -> LocalFeatures:
-        """Features of one image, in the order of the file's rows."""
-        if name not in self:
-            raise MissingFileError(f"{self.path} has no features of image {name}.", "Run: d2s preprocess --overwrite.")
-        group = self._file[name]
-        keypoints = group["keypoints"][()].astype(np.float32)
-        scores = group["scores"][()].astype(np.float32) if "scores" in group else np.ones(len(keypoints), np.float32)
-        width, height = (int(v) for v in group["image_size"][()])
-        return LocalFeatures(keypoints, scores, np.ascontiguousarray(group["descriptors"][()].T), (width, height))
+        """Features of one image, in the order of the file's rows; scores are 1 where the file has none."""
+        keypoints, descriptors, (width, height) = self._arrays(name, "keypoints", "descriptors", "image_size")
+        scores = self._arrays(name, "scores")[0] if "scores" in self._file[name] else np.ones(len(keypoints))
+        columns = np.ascontiguousarray(descriptors.T)
+        return LocalFeatures(keypoints.astype(np.float32), scores.astype(np.float32), columns, (int(width), int(height)))
 
 
 class FeatureWriter:

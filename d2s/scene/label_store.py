@@ -15,8 +15,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from d2s.errors import FormatError, MissingFileError
+from d2s.errors import FormatError
 from d2s.scene.atomic import atomic_path
+from d2s.scene.h5_reader import H5Reader
 
 
 @dataclass(frozen=True)
@@ -48,30 +49,12 @@ def write_labels(path: Path, items: Iterable[tuple[str, Labels]]) -> None:
             group.create_dataset("error", data=labels.error.astype(np.float32))
 
 
-class LabelReader:
+class LabelReader(H5Reader):
     """Read access to a label file; use it as a context manager."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
-        if not self.path.is_file():
-            raise MissingFileError(f"{self.path} does not exist.", "Run: d2s preprocess.")
-        try:
-            self._file = h5py.File(self.path, "r")
-        except OSError as error:
-            raise FormatError(f"{self.path} is not a readable HDF5 file ({error}).", "Run: d2s preprocess --overwrite.") from None
-
-    def __enter__(self) -> LabelReader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._file and "xyz" in self._file[name]
+    KEY, CONTENT = "xyz", "labels"
 
     def read(self, name: str) -> Labels:
         """Labels of one image."""
-        if name not in self:
-            raise MissingFileError(f"{self.path} has no labels of image {name}.", "Run: d2s preprocess --overwrite.")
-        group = self._file[name]
-        return Labels(group["xyz"][()], group["valid"][()].astype(bool), group["track_length"][()], group["error"][()])
+        xyz, valid, track_length, error = self._arrays(name, "xyz", "valid", "track_length", "error")
+        return Labels(xyz, valid.astype(bool), track_length, error)

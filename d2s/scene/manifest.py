@@ -113,8 +113,8 @@ def _to_json(scene: Scene) -> dict[str, Any]:
     }
 
 
-def _from_json(value: dict[str, Any], path: Path) -> Scene:
-    version = value.get("format_version")
+def _from_json(value: Any, path: Path) -> Scene:
+    version = value.get("format_version") if isinstance(value, dict) else None
     if version != FORMAT_VERSION:
         raise FormatError(f"{path} has format version {version}, not {FORMAT_VERSION}.", "Preprocess again with --overwrite.")
     try:
