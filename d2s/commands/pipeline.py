@@ -8,6 +8,7 @@ import logging
 import shlex
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from d2s.cli import COMMANDS, run_module
@@ -63,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check every stage's options, then run the stages; the first that fails ends it with its exit code."""
-    given = with_demo(getattr(args, "given", []))
+    given = with_scene(with_demo(getattr(args, "given", [])))
     _require_one_folder(given)
     commands = [(stage, [*stage_arguments(stage, given), "--log_level", args.log_level]) for stage in STAGES]
     for stage, arguments in commands:
@@ -87,6 +88,14 @@ def with_demo(given: Given) -> Given:
     if alone:
         raise InputError(f"{' and '.join(alone)} without --dataset.", "Name the data set's format, too.")
     return [*((name, values) for name, values in DEMO.items() if name not in names), *given]
+
+
+def with_scene(given: Given) -> Given:
+    """Name the scene after the folder of the data, as d2s preprocess does by itself: the later stages must be told."""
+    options = dict(given)
+    if "--scene" in options or not options.get("--dataset_dir"):
+        return given
+    return [*given, ("--scene", [Path(options["--dataset_dir"][-1]).resolve().name])]
 
 
 def stage_arguments(stage: str, given: Given) -> list[str]:

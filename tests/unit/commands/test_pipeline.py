@@ -184,3 +184,11 @@ def test_options_that_stages_share_mean_the_same_in_each() -> None:
             for name in set(action.option_strings) - set(pipeline.OWNER):
                 form = (action.nargs, action.type, type(action))
                 assert seen.setdefault(name, form) == form, f"{name} of d2s {stage}"
+
+
+def test_the_scene_is_named_after_the_folder_of_the_data():
+    given = [("--dataset", ["photos"]), ("--dataset_dir", ["some/where/kitchen/"])]
+    assert dict(pipeline.with_scene(given))["--scene"] == ["kitchen"]
+    named = [*given, ("--scene", ["mine"])]
+    assert pipeline.with_scene(named) == named
+    assert pipeline.with_scene([("--dataset", ["7scenes"])]) == [("--dataset", ["7scenes"])]
