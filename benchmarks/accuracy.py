@@ -93,6 +93,8 @@ def measure(name: str, case: Case, data_dir: Path, work: Path) -> dict[str, Any]
         "eval": trained,
     }
     seconds = {command: run(name, command, options, work) for command, options in commands.items()}
+    # The stages' own seconds: a scene that an earlier run made is not made again.
+    seconds["preprocess"] = round(sum(read_json(scenes / case.dataset / case.scene / "report.json")["seconds"].values()), 1)
     metrics = read_json(runs / name / "eval" / "metrics.json")
     report = read_json(scenes / case.dataset / case.scene / "report.json")
     state = read_json(runs / name / "state.json")
