@@ -156,7 +156,7 @@ class VisdomTracker:
         _require_server(server, port)
         # raise_exceptions: visdom's own default is to swallow errors into its log; we want to know, and stop talking to a dead server.
         logging.getLogger("visdom").setLevel(logging.ERROR)  # it warns of a new session, and of the socket that we do not want
-        self._viz = visdom.Visdom(server=server, port=port, env=environment, raise_exceptions=True, use_incoming_socket=False)
+        self._viz: Any = visdom.Visdom(server=server, port=port, env=environment, raise_exceptions=True, use_incoming_socket=False)
         session = self._viz.session
         session.request = partial(session.request, timeout=VISDOM_SECONDS)  # its own default is to wait for ever
         self._alive = True
