@@ -26,9 +26,9 @@ IMPORT_NAMES = {"pillow": "PIL", "opencv-python-headless": "cv2", "python-multip
 OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python")
 """The distributions that give `cv2`; any one of them will do."""
 
-EXTRAS = {"serve": "d2s serve", "distributed": "d2s run --engine ray"}
+EXTRAS = {"serve": "for d2s serve, not in this version yet", "distributed": "for d2s run, not in this version yet"}
 HLOC_CLONES = ("Hierarchical-Localization", "Hierarchical_Localization")
-HLOC_HELP = "optional; clone Hierarchical-Localization into third_party/ (third_party/README.md), or use --sfm native"
+HLOC_HELP = "optional, and not used by this version yet: --sfm takes the native path"
 WIDTH = 26
 
 
