@@ -1,0 +1,165 @@
+"""The documentation against the project: links lead somewhere, commands have the options that are written, pages say what exists."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from d2s.cli import COMMANDS
+from d2s.commands import pipeline
+from d2s.commands.options import Parser, add_logging
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+EXPECTED = ("datasets", "design_decisions", "file_formats", "first_map", "method", "own_data")
+
+FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+SCRIPTS = {"train.py": "train", "eval.py": "eval", "processing/preprocessing.py": "preprocess", "preprocessing.py": "preprocess"}
+"""Scripts that are a command under another name."""
+
+MADE = ("d2s/configs/",)
+"""Paths that exist only where something was built."""
+
+PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*")
+
+
+def blocks(text: str) -> Iterator[str]:
+    yield from (match[1] for match in FENCE.finditer(text))
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """Words of every command line in the fenced blocks that calls this project: `d2s …`, `python FILE …`, `sh run_train_eval.sh …`."""
+    for block in blocks(text):
+        for line in block.replace("\\\n", " ").splitlines():
+            if re.match(r"\s*(\$ )?(d2s|python3?|sh) ", line):
+                yield shlex.split(line.strip().removeprefix("$ "), comments=True)
+
+
+def as_command(words: list[str]) -> tuple[str, list[str]] | None:
+    """Command and its arguments; None for a program that is not one of our commands."""
+    program, *rest = words
+    if program == "d2s":
+        return rest[0], rest[1:]
+    if program == "sh" and rest[0] == "run_train_eval.sh":
+        return "pipeline", rest[1:]
+    if program.startswith("python") and rest[:2] == ["-m", "d2s"]:
+        return rest[2], rest[3:]
+    if program.startswith("python") and rest[0] in SCRIPTS:
+        return SCRIPTS[rest[0]], rest[1:]
+    return None
+
+
+def parser_of(command: str) -> Parser:
+    parser = Parser(prog=f"d2s {command}")
+    importlib.import_module(COMMANDS[command][0]).add_arguments(parser)
+    add_logging(parser)
+    return parser
+
+
+def with_values(parser: argparse.ArgumentParser, arguments: list[str]) -> list[str]:
+    """The arguments with a value that fits in the place of every PLACEHOLDER of a typed option or one with choices."""
+    actions = {name: action for action in parser._actions for name in action.option_strings}
+    filled = list(arguments)
+    for index, word in enumerate(arguments[1:], start=1):
+        action = actions.get(arguments[index - 1])
+        if action is not None and PLACEHOLDER.fullmatch(word):
+            if action.choices:
+                filled[index] = str(next(iter(action.choices)))
+            elif action.type in (int, float):
+                filled[index] = "1"
+    return filled
+
+
+def check(command: str, arguments: list[str]) -> None:
+    """Exits (SystemExit) where the command does not have what is written."""
+    assert command in COMMANDS, f"d2s has no command {command}"
+    if arguments == ["--help"]:
+        return
+    parser = parser_of(command)
+    args = parser.parse_args(with_values(parser, arguments))
+    if command == "pipeline":  # its own parser takes any value: the stages check them
+        given = pipeline.with_demo(getattr(args, "given", []))
+        for stage in pipeline.STAGES:
+            own = parser_of(stage)
+            own.parse_args(with_values(own, pipeline.stage_arguments(stage, given)))
+
+
+def written_commands() -> list[object]:
+    found = [(page, words) for page in PAGES for words in commands(page.read_text(encoding="utf-8"))]
+    return [pytest.param(words, id=f"{page.name}: {' '.join(words)[:90]}") for page, words in found if as_command(words)]
+
+
+@pytest.mark.parametrize("words", written_commands())
+def test_written_commands_have_these_options(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    command = as_command(words)
+    assert command is not None
+    try:
+        check(*command)
+    except SystemExit:
+        pytest.fail(capsys.readouterr().err)
+
+
+def scripts_named() -> list[object]:
+    found = [(page, words) for page in PAGES for words in commands(page.read_text(encoding="utf-8"))]
+    paths = [(page, next((word for word in words[1:] if re.search(r"\.(py|sh)$", word)), None)) for page, words in found]
+    return [pytest.param(path, id=f"{page.name}: {path}") for page, path in paths if path]
+
+
+@pytest.mark.parametrize("path", scripts_named())
+def test_written_scripts_exist(path: str) -> None:
+    assert (ROOT / path).is_file()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_relative_links_resolve(page: Path) -> None:
+    links = [link.partition("#")[0] for link in LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8"))) if "://" not in link]
+    broken = [link for link in links if link and not (page.parent / link).exists()]
+    assert not broken
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_pages_exist_and_are_short(name: str) -> None:
+    text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    assert text.startswith("# ")
+    assert len(text.split()) < 1800, "five minutes are enough for a page"
+
+
+def test_files_named_in_code_style_exist() -> None:
+    """`d2s/…`, `processing/…` and so on between backticks are files or folders of this project."""
+    named = re.compile(r"`((?:d2s|processing|configs|scripts|tests|benchmarks|docs|third_party)/[\w./-]+)`")
+    pages = [page for page in PAGES if page.name != "README.md"]
+    written = {(page.name, name) for page in pages for name in named.findall(page.read_text(encoding="utf-8"))}
+    assert not {(page, name) for page, name in written if not (ROOT / name).exists() and name not in MADE}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```sh\nd2s train --scene x --nonsense 1\n```",
+        "```\npython train.py --scene x --model 9\n```",
+        "```\nd2s serve --model a=b\n```",
+        "```\nsh run_train_eval.sh --nonsense\n```",
+        "```\nsh run_train_eval.sh --dataset 7scenes --scene x --model 9\n```",
+        "```sh\nd2s eval \\\n  --scene x --pnp nothing\n```",
+    ],
+    ids=["unknown option", "unknown model", "unknown command", "unknown option of a stage", "wrong value of a stage", "wrong choice"],
+)
+def test_the_check_sees_wrong_commands(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (words,) = commands(text)
+    command = as_command(words)
+    assert command is not None
+    with pytest.raises((SystemExit, AssertionError)):
+        check(*command)
+
+
+def test_the_check_takes_placeholders_and_comments() -> None:
+    (words,) = commands("```sh\nd2s eval --scene SCENE --epoch EPOCH --pnp BACKEND --uncer_thres T   # says how well\n```")
+    check(*(as_command(words) or ("", [])))
