@@ -12,7 +12,7 @@ from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from tqdm import tqdm
 
@@ -156,7 +156,8 @@ class VisdomTracker:
         _require_server(server, port)
         # raise_exceptions: visdom's own default is to swallow errors into its log; we want to know, and stop talking to a dead server.
         logging.getLogger("visdom").setLevel(logging.ERROR)  # it warns of a new session, and of the socket that we do not want
-        self._viz: Any = visdom.Visdom(server=server, port=port, env=environment, raise_exceptions=True, use_incoming_socket=False)
+        client = cast(Any, visdom.Visdom)  # its type stubs lack the session
+        self._viz = client(server=server, port=port, env=environment, raise_exceptions=True, use_incoming_socket=False)
         session = self._viz.session
         session.request = partial(session.request, timeout=VISDOM_SECONDS)  # its own default is to wait for ever
         self._alive = True

@@ -57,6 +57,7 @@ class Trainer:
 
     def run(self) -> None:
         """Train to the end of the stage, with checkpoints and validations on the way."""
+        self._prune()  # killed between a checkpoint and the removal of an older one
         if self.progress() >= 1:  # killed between the last checkpoint and the end of the stage
             return
         self._started = time.monotonic() - self.state.elapsed
@@ -153,6 +154,9 @@ class Trainer:
         self._update_clock()
         info = replace(self.info, train_seconds=round(self.state.total_seconds, 3))
         save_checkpoint(self.run_dir, self.network, self.optimizer, self.state, info)
+        self._prune()
+
+    def _prune(self) -> None:
         prune_checkpoints(self.run_dir, self.recipe.training.keep_checkpoints, self.state.best_epoch())
 
     def _validate(self) -> None:

@@ -1,0 +1,98 @@
+"""SIGKILL in the middle of training and of evaluation: the same command finishes the work, with the result of an undisturbed run."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+
+import pytest
+
+STEPS = ["--set", "training.max_minutes=0", "--set", "training.n_iters=28", "--set", "logging.print_freq=1", "--visdom", "off"]
+LAST_EPOCH = 4  # 28 images, 4 a step
+
+CLOCK = ("seconds", "seconds_left")
+"""What may differ between two runs."""
+
+
+def wait_for(condition, process, seconds=60):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.002)
+    raise AssertionError("the moment to kill never came")
+
+
+def kill(process):
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+def records(run_dir):
+    found = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in record.items() if key not in CLOCK} for record in found]
+
+
+def scores(run_dir, epoch):
+    return json.loads((run_dir / "checkpoints" / f"epoch_{epoch:03d}" / "trainer.json").read_text())["state"]["scores"]
+
+
+def state(run_dir):
+    return json.loads((run_dir / "state.json").read_text())
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    tiny.d2s("train", *tiny.scene(folder, "run"), *STEPS)
+    return folder / "run"
+
+
+MOMENTS = {
+    "after the first checkpoint": lambda run: (run / "checkpoints" / "epoch_000").exists(),
+    "between checkpoints": lambda run: (run / "metrics.jsonl").is_file() and '"step": 17' in (run / "metrics.jsonl").read_text(),
+    "at the end": lambda run: (run / "checkpoints" / "epoch_004").exists(),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_training_ends_as_an_undisturbed_one(tiny, tmp_path, undisturbed, moment):
+    run = tmp_path / "run"
+    process = tiny.start("train", *tiny.scene(tmp_path, "run"), *STEPS)
+    wait_for(lambda: MOMENTS[moment](run), process)
+    kill(process)
+    assert (len(records(run)) < len(records(undisturbed))) == (moment != "at the end")
+    assert not (run / "model").exists()
+    output = tiny.d2s("train", *tiny.scene(tmp_path, "run"), *STEPS)
+    assert "Going on after epoch" in output
+    assert records(run) == records(undisturbed)
+    assert state(run)["model_epoch"] == state(undisturbed)["model_epoch"]
+    assert scores(run, LAST_EPOCH) == scores(undisturbed, LAST_EPOCH)
+    for name in ("model/model.safetensors", "checkpoints/epoch_004/trainer.safetensors"):
+        assert (run / name).read_bytes() == (undisturbed / name).read_bytes(), name
+    assert (run / "config.ini").read_text() == (undisturbed / "config.ini").read_text()
+    assert names(run / "checkpoints") == names(undisturbed / "checkpoints")
+    assert not list(run.rglob(".*.tmp"))
+
+
+def test_killed_evaluation_ends_as_an_undisturbed_one(tiny, tmp_path, undisturbed):
+    where = tiny.scene(undisturbed.parent, "run")
+    tiny.d2s("eval", *where, "--out", tmp_path / "calm")
+    process = tiny.start("eval", *where, "--out", tmp_path / "killed")
+    for line in process.stdout:
+        if line.startswith("Localizing"):
+            break
+    kill(process)
+    assert not (tmp_path / "killed" / "metrics.json").exists()
+    tiny.d2s("eval", *where, "--out", tmp_path / "killed")
+    assert (tmp_path / "killed" / "results.txt").read_text() == (tmp_path / "calm" / "results.txt").read_text()
+    assert len((tmp_path / "killed" / "results.txt").read_text().splitlines()) >= 4
+    calm, killed = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("calm", "killed"))
+    assert {**calm, "ms": 0} == {**killed, "ms": 0}
