@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -24,6 +25,17 @@ def boolean(text: str) -> bool:
 def flag(parser: argparse._ActionsContainer, name: str, default: bool, help: str) -> None:
     """A boolean option: `--name`, `--name 1`, `--name false` all work."""
     parser.add_argument(name, type=boolean, nargs="?", const=True, default=default, metavar="BOOL", help=f"{help} (default: {default})")
+
+
+class _Output(logging.StreamHandler):  # type: ignore[type-arg]  # no subscript before Python 3.11
+    """Log lines on stdout. When the reader has gone (`d2s eval | head`), the command ends as other tools do, without a traceback."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Logging would print the broken pipe and go on."""
+        if not isinstance(sys.exc_info()[1], BrokenPipeError):
+            return super().handleError(record)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter's last flush must not fail again
+        raise SystemExit(141)  # what a shell says of a tool that SIGPIPE ended
 
 
 class Parser(argparse.ArgumentParser):
@@ -56,7 +68,7 @@ def run_command(
     add_arguments(parser)
     add_logging(parser)
     args = parser.parse_args(argv)
-    logging.basicConfig(level=args.log_level.upper(), format="%(message)s", stream=sys.stdout, force=True)
+    logging.basicConfig(level=args.log_level.upper(), format="%(message)s", handlers=[_Output(sys.stdout)], force=True)
     for noisy in ("matplotlib", "PIL", "h5py", "numba", "websocket", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:

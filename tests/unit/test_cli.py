@@ -67,3 +67,21 @@ def test_scripts_run_from_any_folder(script: str, folder: str | None, tmp_path: 
     result = subprocess.run([sys.executable, ROOT / script, "--scene"], cwd=where, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2, result.stderr
     assert "--scene: expected one argument" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_a_reader_that_leaves_early_ends_the_command_quietly() -> None:
+    program = """
+import logging, sys
+from d2s.commands.options import run_command
+def talk(args):
+    for number in range(100_000):
+        logging.getLogger("d2s").info("line %d", number)
+    return 0
+sys.exit(run_command("d2s talk", lambda parser: None, talk, []))
+"""
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == "line 0\n"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=60) == 141

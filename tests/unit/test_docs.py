@@ -86,7 +86,7 @@ def check(command: str, arguments: list[str]) -> None:
     parser = parser_of(command)
     args = parser.parse_args(with_values(parser, arguments))
     if command == "pipeline":  # its own parser takes any value: the stages check them
-        given = pipeline.with_demo(getattr(args, "given", []))
+        given = pipeline.with_scene(pipeline.with_demo(getattr(args, "given", [])))
         for stage in pipeline.STAGES:
             own = parser_of(stage)
             own.parse_args(with_values(own, pipeline.stage_arguments(stage, given)))
