@@ -152,14 +152,17 @@ def load_recipe(path: Path | None, overrides: Iterable[str] = (), values: Mappin
     """
     problems: list[str] = []
     texts = _read_ini(path) if path is not None else {}
+    given: set[str] = set()
     for override in overrides:
         name, separator, text = override.partition("=")
         if not separator or name.count(".") != 1:
             problems.append(f"--set {override!r} is not section.key=value")
         else:
             texts[name.strip()] = text.strip()
+            given.add(name.strip())
+    given -= set(values or {})
     texts.update({name: format_value(value) for name, value in (values or {}).items()})
-    recipe = _build(texts, problems)
+    recipe = _build(texts, given, problems)
     if problems:
         where = f"{path}: " if path is not None else ""
         raise ConfigError(f"{where}{'; '.join(problems)}.", "configs/base.ini lists every key with what it allows.")
@@ -177,18 +180,19 @@ def _read_ini(path: Path) -> dict[str, str]:
     return {f"{section}.{key}": text for section in parser.sections() for key, text in parser.items(section)}
 
 
-def _build(texts: Mapping[str, str], problems: list[str]) -> Recipe:
+def _build(texts: Mapping[str, str], given: set[str], problems: list[str]) -> Recipe:
     known = {f"{section}.{f.name}": f for section, kind in SECTIONS.items() for f in dataclasses.fields(kind)}
     changes: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     for name, text in texts.items():
+        origin = " (from --set)" if name in given else ""
         if name not in known:
-            problems.append(f"unknown key {name}")
+            problems.append(f"unknown key {name}{origin}")
             continue
         section, key = name.split(".")
         try:
             changes[section][key] = _parse(text, known[name], get_type_hints(SECTIONS[section])[key])
         except ValueError as error:
-            problems.append(f"{name} = {text}: {error}")
+            problems.append(f"{name} = {text}{origin}: {error}")
     recipe = Recipe(**{section: kind(**changes[section]) for section, kind in SECTIONS.items()})
     problems.extend(_conflicts(recipe))
     return recipe

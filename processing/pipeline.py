@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pycolmap
 
-from d2s.errors import SettingsMismatchError
+from d2s.errors import FormatError, SettingsMismatchError
 from d2s.features.base import settings_hash
 from d2s.features.table import make_extractor
 from d2s.geometry.camera import format_camera
@@ -27,7 +27,7 @@ from processing.adapters.table import load_source
 from processing.feature_stage import extract_scene
 from processing.labels import LabelOptions, good_points, make_labels, point_table, require_labels
 from processing.report import make_report, summary
-from processing.sfm.colmap import Matches, SfmOptions, match_known_poses, restrict, triangulate, verify_matches
+from processing.sfm.colmap import Matches, SfmOptions, match_known_poses, quiet_colmap, restrict, triangulate, verify_matches
 from processing.sfm.matching import ReadFeatures, cached
 from processing.sfm.reconstruction import match_photos, placed, reconstruct
 from processing.stages import Stages
@@ -179,7 +179,7 @@ def _map(
         info = stages.run("sfm", {}, outputs, lambda: work(settings, folder, source, read))
     if source.poses_known:
         return source.scene, source.dropped, info
-    scene, unplaced = placed(source.scene, pycolmap.Reconstruction(str(folder / "sfm_all")))
+    scene, unplaced = placed(source.scene, read_model(folder / "sfm_all"))
     provenance = {**scene.provenance, "test poses": "reference poses: the test photos took part in the reconstruction, not in the labels"}
     reason = "could not be placed by structure from motion"
     return replace(scene, provenance=provenance), (*source.dropped, *(DroppedImage(name, reason) for name in unplaced)), info
@@ -223,10 +223,20 @@ def save_model(model: pycolmap.Reconstruction, folder: Path) -> None:
         model.write_binary(str(temporary))
 
 
+def read_model(folder: Path) -> pycolmap.Reconstruction:
+    """The COLMAP model that an earlier stage wrote. Raises FormatError when it is damaged."""
+    try:
+        with quiet_colmap():
+            return pycolmap.Reconstruction(str(folder))
+    except Exception as error:  # pycolmap raises whatever its C++ code threw: ValueError, IndexError, RuntimeError, MemoryError
+        reason = " ".join(str(error).split())[:200]
+        raise FormatError(f"The COLMAP model {folder} is damaged ({reason}).", "Start anew with --overwrite.") from None
+
+
 def _label(settings: Settings, folder: Path, scene: Scene) -> dict[str, Any]:
     """Labels of the training images; too few are an error."""
     train = scene.split("train")
-    table = point_table(pycolmap.Reconstruction(str(folder / "sfm")))
+    table = point_table(read_model(folder / "sfm"))
     with FeatureReader(folder / "features.h5") as reader:
         rows = {image.name: len(reader.read(image.name)) for image in train}
     labels = dict(make_labels(table, rows, settings.labels))

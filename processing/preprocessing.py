@@ -14,6 +14,7 @@ if __name__ == "__main__":  # a script finds its own folder only; d2s and proces
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from d2s.commands.device import add_device, choose_device
+from d2s.commands.folders import writable_folder
 from d2s.commands.options import flag, run_command
 from d2s.errors import InputError
 from d2s.features.table import FEATURES
@@ -89,7 +90,9 @@ def run(args: argparse.Namespace) -> int:
     _refuse_not_yet(args)
     _refuse_hloc(args)
     folder = scene_folder(args)
-    report = preprocess(settings_from_args(args, folder), folder, args.overwrite)
+    settings = settings_from_args(args, folder)
+    writable_folder("--out_dir", args.out_dir)
+    report = preprocess(settings, folder, args.overwrite)
     for line in (f"Scene {folder}", *report_lines(report)):
         logger.info("%s", line)
     logger.info("Next: d2s train --dataset %s --scene %s --data_dir %s", args.dataset, folder.name, args.out_dir)
@@ -112,6 +115,8 @@ def settings_from_args(args: argparse.Namespace, folder: Path) -> Settings:
     _require_positive(args, "num_keypoints", "num_neighbors", "max_epipolar_error", "max_reprojection_error")
     if args.min_track_length < 2:
         raise InputError(f"--min_track_length {args.min_track_length} must be at least 2.")
+    if not 0 <= args.min_angle < 180:
+        raise InputError(f"--min_angle {args.min_angle} must be at least 0 and below 180 degrees.")
     if args.batch is not None:
         _require_positive(args, "batch")
     lists = {f"list_{split}": getattr(args, f"list_{split}") for split in ("train", "test", "val")}
@@ -147,7 +152,7 @@ def _refuse_hloc(args: argparse.Namespace) -> None:
 
 def _require_positive(args: argparse.Namespace, *names: str) -> None:
     for name in names:
-        if not getattr(args, name) > 0:
+        if not 0 < getattr(args, name) < float("inf"):
             raise InputError(f"--{name} {getattr(args, name)} must be greater than 0.")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from d2s.commands.device import add_device, choose_device
+from d2s.commands.folders import writable_folder
 from d2s.commands.options import flag
 from d2s.config import find_recipe, load_recipe
 from d2s.errors import InputError, MissingFileError
@@ -58,7 +59,7 @@ def _add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", type=Path, default=None, metavar="PATH", help="a model or checkpoint folder, instead of the run's model"
     )
-    flag(parser, "--single", False, "evaluate one checkpoint of the run, that of --epoch")
+    flag(parser, "--single", False, "evaluate one checkpoint of the run, that of --epoch, or the run's model without it")
     parser.add_argument("--epoch", type=int, default=None, help="epoch of the checkpoint to evaluate")
     parser.add_argument("--start_epoch", type=int, default=None, help="sweep over checkpoints and reliability thresholds, from this epoch")
     parser.add_argument("--stop_epoch", type=int, default=None, help="sweep up to, but not including, this epoch")
@@ -93,8 +94,10 @@ def run(args: argparse.Namespace) -> int:
     if args.score_only:
         _show("test", evaluate_folder(out, scene, scene.split("test"), _about_before(out)), out)
         return 0
+    choose_device(args.cudaid)
     path, threshold = _choose_model(args, run_dir, scene, folder, out)
     localizer = _localizer(args, path, threshold)
+    writable_folder("--out", out)
     _evaluate_test(localizer, scene, path, args, out)
     if args.eval_train:
         _evaluate_train(localizer, scene, path, args, folder, out / "train")

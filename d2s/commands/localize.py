@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the pose of each image; an image that cannot be localized is an answer too."""
     if args.json:
         logging.getLogger().setLevel(logging.CRITICAL)  # standard output is for JSON alone
-    camera = parse_camera(args.camera) if args.camera else None  # a wrong camera is said before the model is loaded
+    camera = None if args.camera is None else parse_camera(args.camera)  # a wrong camera is said before the model is loaded
     localizer = Localizer.load(args.model, str(choose_device(args.cudaid)), args.pnp, args.max_error, args.weights)
     camera = camera or shared_camera(localizer.info)
     for path in args.image:

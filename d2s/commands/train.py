@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from d2s.commands.device import add_device, choose_device
+from d2s.commands.folders import writable_folder
 from d2s.commands.options import flag
 from d2s.commands.validation import make_validation
 from d2s.config import Recipe, find_recipe, load_recipe, to_ini
@@ -85,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
     scene = Scene.load(folder)
     _refuse_missing_images(args, folder)
     device = choose_device(args.cudaid)
+    writable_folder("--log_dir", args.log_dir)
     run_dir = RunDir(args.log_dir / (args.name or default_run_name(args.dataset, args.scene, args.config_file.stem, recipe.model.model)))
     visdom = make_visdom(args.visdom, run_dir.path.name, args.visdom_server, args.visdom_port)
     stage = 2 if args.resume_optim else 1

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from d2s.config import ModelConfig
-from d2s.errors import FormatError, InputError, MissingFileError
+from d2s.config import load_recipe
+from d2s.errors import ConfigError, FormatError, InputError, MissingFileError
 from d2s.features.base import LocalFeatures
+from d2s.features.weights import sha256_of
 from d2s.regressor.base import ModelInfo
 from d2s.regressor.landmarks import LandmarkNet
 from d2s.regressor.network import D2SNet
@@ -73,6 +74,7 @@ def write_model(folder: Path, network: Network, info: ModelInfo) -> None:
         "format_version": FORMAT_VERSION,
         "network": {**dataclasses.asdict(network.config), "descriptor_dim": network.descriptor_dim, **_landmark_count(network)},
         "info": dataclasses.asdict(info),
+        "weights_sha256": sha256_of(folder / WEIGHTS),
     }
     write_json(folder / DESCRIPTION, description)
 
@@ -89,7 +91,10 @@ def load_model(path: Path, device: str | torch.device = "cpu", precision: str = 
         raise MissingFileError(
             f"{weights} does not exist: no trained model there.", "Give the model/ folder of a run, or train first: d2s train."
         )
-    network, info = _from_description(read_json(folder / DESCRIPTION), folder / DESCRIPTION)
+    description = read_json(folder / DESCRIPTION)
+    network, info = _from_description(description, folder / DESCRIPTION)
+    if description.get("weights_sha256", sha256_of(weights)) != sha256_of(weights):
+        raise FormatError(f"{weights} is damaged or not the file that {DESCRIPTION} beside it describes.", "Copy both again.")
     try:
         network.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()})
     except (SafetensorError, RuntimeError) as error:
@@ -105,14 +110,28 @@ def _from_description(value: Any, path: Path) -> tuple[Network, ModelInfo]:
     try:
         network = dict(value["network"])
         descriptor_dim = network.pop("descriptor_dim")
-        config = ModelConfig(**{**network, "head_widths": tuple(network["head_widths"])})
-        info = dict(value["info"])
-        info["cameras"] = tuple(info["cameras"])
-        info["bounds"] = tuple(tuple(corner) for corner in info["bounds"])
-        made = LandmarkNet(config, descriptor_dim, config.landmarks) if config.model == 3 else D2SNet(config, descriptor_dim)
-        return made, ModelInfo(**info)
-    except (KeyError, TypeError) as error:
-        raise FormatError(f"{path} is damaged ({type(error).__name__}: {error}).") from None
+        landmarks = network.pop("landmarks")  # their true number, which may be below what a recipe may ask for
+        config = load_recipe(None, (), {f"model.{key}": _tuple(entry) for key, entry in network.items()}).model
+        made = LandmarkNet(config, descriptor_dim, landmarks) if config.model == 3 else D2SNet(config, descriptor_dim)
+        return made, _info(value["info"])
+    except (KeyError, TypeError, RuntimeError, ConfigError) as error:
+        raise FormatError(f"{path} is damaged ({type(error).__name__}: {' '.join(str(error).split())}).", "Train again.") from None
+
+
+def _info(value: dict[str, Any]) -> ModelInfo:
+    """Raises TypeError for entries of the wrong type."""
+    info = ModelInfo(**{key: _tuple(entry) for key, entry in value.items()})
+    for name, kind in (("num_keypoints", int), ("seed", int), ("max_error", float | int), ("reliability_threshold", float | int)):
+        if not isinstance(getattr(info, name), kind):
+            raise TypeError(f"{name} is {getattr(info, name)!r}")
+    if [len(corner) for corner in info.bounds] != [3, 3]:
+        raise TypeError(f"bounds are {info.bounds}")
+    return info
+
+
+def _tuple(value: Any) -> Any:
+    """JSON has lists only."""
+    return tuple(_tuple(entry) for entry in value) if isinstance(value, list) else value
 
 
 def model_bytes(path: Path) -> int:

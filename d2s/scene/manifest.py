@@ -11,7 +11,7 @@ import numpy as np
 import pycolmap
 from numpy.typing import NDArray
 
-from d2s.errors import FormatError, MissingFileError
+from d2s.errors import FormatError, InputError, MissingFileError
 from d2s.geometry import pose
 from d2s.geometry.camera import format_camera, parse_camera
 from d2s.scene.atomic import read_json, write_json
@@ -130,6 +130,8 @@ def _from_json(value: Any, path: Path) -> Scene:
             value["features"],
             value["provenance"],
         )
+    except InputError as error:  # an impossible camera or pose
+        raise FormatError(f"{path} is damaged: {error}", "Preprocess again with --overwrite.") from error
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise FormatError(f"{path} is damaged ({type(error).__name__}: {error}).", "Preprocess again with --overwrite.") from error
 

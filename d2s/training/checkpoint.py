@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from d2s.errors import FormatError, MissingFileError
+from d2s.features.weights import sha256_of
 from d2s.regressor.base import ModelInfo
 from d2s.regressor.model_files import Network, write_model
 from d2s.scene.atomic import atomic_path, read_json, write_json
@@ -52,24 +53,29 @@ def save_checkpoint(run: RunDir, network: Network, optimizer: torch.optim.Optimi
         write_model(temporary, network, info)
         tensors, scalars = _pack(network, optimizer)
         save_file(tensors, temporary / STATE_TENSORS)
-        write_json(temporary / STATE, {"state": dataclasses.asdict(state), "optimizer": scalars})
+        checksum = sha256_of(temporary / STATE_TENSORS)
+        write_json(temporary / STATE, {"state": dataclasses.asdict(state), "optimizer": scalars, "tensors_sha256": checksum})
     return folder
 
 
 def load_checkpoint(folder: Path, network: Network, optimizer: torch.optim.Optimizer | None) -> TrainingState:
     """Put a checkpoint into network and optimiser (only the weights when `optimizer` is None) and return where it was."""
-    if not (folder / STATE).is_file():
-        raise MissingFileError(f"{folder} is not a checkpoint ({STATE} is missing).")
+    for name in (STATE, STATE_TENSORS):
+        if not (folder / name).is_file():
+            raise MissingFileError(f"{folder} is not a whole checkpoint ({name} is missing).", "Delete it to go on from the one before.")
+    value = read_json(folder / STATE)
     try:
+        if value["tensors_sha256"] != sha256_of(folder / STATE_TENSORS):
+            raise ValueError(f"{STATE_TENSORS} has another checksum")
         tensors = load_file(folder / STATE_TENSORS)
-        value = read_json(folder / STATE)
         network.load_state_dict({name.removeprefix("network/"): t for name, t in tensors.items() if name.startswith("network/")})
         if optimizer is not None:
             optimizer.load_state_dict(_unpack(optimizer, tensors, value["optimizer"]))
         return TrainingState(**value["state"])
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise FormatError(
-            f"{folder} does not fit this recipe or is damaged ({' '.join(str(error).split())[:200]}).", "Train anew: --resume never."
+            f"{folder} does not fit this recipe or is damaged ({' '.join(str(error).split())[:200]}).",
+            "Delete it to go on from the one before, or train anew with --resume never.",
         ) from None
 
 

@@ -147,6 +147,9 @@ def _fill(arrays: dict[str, Tensor], index: int, features: FeatureReader, labels
         raise FormatError(
             f"Image {name} has {len(feature)} features but {len(label)} labels: they are not of one run.", "Preprocess with --overwrite."
         )
+    for what, values in (("features", feature.descriptors), ("labels", label.xyz)):
+        if not np.isfinite(values).all():
+            raise FormatError(f"The {what} of image {name} are damaged: not all are finite numbers.", "Preprocess with --overwrite.")
     count = len(feature)
     arrays["descriptors"][index, :count] = torch.from_numpy(feature.descriptors.astype(np.float16))
     arrays["keypoints"][index, :count] = torch.from_numpy(feature.keypoints)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -108,7 +109,7 @@ class JsonLines:
 
     def __init__(self, path: Path, resume_after: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in _lines(path) if json.loads(line)["total_steps"] <= resume_after] if resume_after else []
+        kept = [line for line in _lines(path) if _total_steps(line) <= resume_after] if resume_after else []
         write_text(path, "".join(line + "\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
 
@@ -126,8 +127,16 @@ def _lines(path: Path) -> list[str]:
     """Whole lines of the file: a killed run may leave half a line."""
     if not path.is_file():
         return []
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8", errors="replace")
     return text[: text.rfind("\n") + 1].splitlines()
+
+
+def _total_steps(line: str) -> float:
+    """When a line was written; infinity for one that is damaged, which is dropped: a record of the past must not stop the training."""
+    try:
+        return float(json.loads(line)["total_steps"])
+    except (ValueError, TypeError, KeyError):
+        return math.inf
 
 
 # Window -> legend -> key of the record; the windows' names are those of the published code.

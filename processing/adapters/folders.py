@@ -39,8 +39,9 @@ def _no_scene(candidates: list[Path], scene: str, expected: str) -> InputError:
         inside = sorted(path.name for path in candidates[-1].iterdir() if path.is_dir() and not path.name.startswith("."))
         return MissingFileError(f"Scene {scene!r} was not found: tried {tried}.", f"Folders there: {', '.join(inside[:10]) or 'none'}.")
     folder = named[0]
-    state = "is empty" if not any(folder.iterdir()) else f"does not hold {expected}"
-    return InputError(f"{folder} {state}.", f"It must hold {expected}.")
+    if not any(folder.iterdir()):
+        return InputError(f"{folder} is empty.", f"It must hold {expected}.")
+    return InputError(f"{folder} does not hold {expected}.", "Name the right folder with --dataset_dir.")
 
 
 def find_files(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[str]:

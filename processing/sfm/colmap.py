@@ -151,7 +151,7 @@ def temporary_folder(work_dir: Path | None) -> TemporaryDirectory[str]:
 def quiet_colmap() -> Iterator[None]:
     """COLMAP's own lines only where something is wrong."""
     level = pycolmap.logging.minloglevel
-    pycolmap.logging.minloglevel = pycolmap.logging.Level.ERROR.value if not logger.isEnabledFor(logging.DEBUG) else level
+    pycolmap.logging.minloglevel = pycolmap.logging.Level.FATAL.value if not logger.isEnabledFor(logging.DEBUG) else level
     try:
         yield
     finally:

@@ -115,8 +115,9 @@ def place(tmp_path, monkeypatch):
     def load_model(path, device="cpu"):
         return MadeRegressor(made.info, float((Path(path) / "model.safetensors").read_text()))
 
-    monkeypatch.setattr("d2s.regressor.model_files.load_model", load_model)
+    # The command first: imported after the other patch, it would keep what it found there.
     monkeypatch.setattr("d2s.commands.eval.load_model", load_model)
+    monkeypatch.setattr("d2s.regressor.model_files.load_model", load_model)
     monkeypatch.setattr("d2s.features.table.extractor_from_settings", lambda settings, device, weights: MadeExtractor())
     return made
 

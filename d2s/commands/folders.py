@@ -1,0 +1,20 @@
+"""Folders that a command writes to: wrong ones are said before the work begins, not after it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from d2s.errors import InputError
+
+
+def writable_folder(option: str, path: Path) -> Path:
+    """`path` as a folder that exists and can be written to. Raises InputError naming the option."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except FileExistsError:
+        raise InputError(f"{option} {path} is a file, but a folder is needed.", "Name another one.") from None
+    except OSError as error:
+        raise InputError(f"{option} {path} cannot be written to ({error.strerror}).", "Name another folder.") from None
