@@ -45,13 +45,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scene", default="", help=f"name of the scene (default: name of the folder; demo: {DEMO_SCENE})")
     parser.add_argument("--out_dir", type=Path, default=Path("dataset"), help="where scenes are written (default: dataset)")
     parser.add_argument("--gt", choices=("original", "sfm", "dslam"), default="original", help="which poses of 7scenes (default: original)")
-    parser.add_argument("--gt_file", type=Path, default=None, help="file with the poses that --gt names")
+    parser.add_argument("--gt_file", type=Path, default=None, help="file with the poses that --gt names (default: pgt_GT.txt in the scene)")
     for split in ("train", "test", "val"):
         parser.add_argument(f"--list_{split}", type=Path, default=None, metavar="FILE", help=f"text file that names the {split} images")
     parser.add_argument("--test_every", type=int, default=None, metavar="N", help="without lists, every N-th image is a query (default: 8)")
-    parser.add_argument("--camera", default=None, metavar="'MODEL W H p0 …'", help="camera of all images, parameters as in COLMAP")
-    parser.add_argument("--units", choices=("metres", "arbitrary"), default=None, help="unit of the poses, where the format does not say")
-    demo = "of the demo: mapping_images, query_images or size (WxH); repeatable"
+    parser.add_argument(
+        "--camera",
+        default=None,
+        metavar="'MODEL W H p0 …'",
+        help="camera of all images, parameters as in COLMAP, pixels (default: as the data says)",
+    )
+    parser.add_argument("--units", choices=("metres", "arbitrary"), default=None, help="unit of the poses (default: as the format says)")
+    demo = "of the demo: mapping_images=150, query_images=40 or size=640x480 (pixels; these are the defaults); repeatable"
     parser.add_argument("--demo_option", action="append", default=[], metavar="KEY=VALUE", help=demo)
     _add_feature_arguments(parser.add_argument_group("features"))
     _add_sfm_arguments(parser.add_argument_group("structure from motion and labels"))
@@ -78,9 +83,9 @@ def _add_sfm_arguments(group: Any) -> None:
     for name, default, text in (
         ("num_neighbors", sfm.num_neighbors, "images that each image is matched with, where there are too many for all pairs"),
         ("max_epipolar_error", sfm.max_error_px, "pixels up to which a match agrees with known poses"),
-        ("min_track_length", labels.min_track_length, "images that must see a labelled point"),
-        ("max_reprojection_error", labels.max_error_px, "mean reprojection error of a labelled point, pixels"),
-        ("min_angle", labels.min_angle_deg, "largest angle between the rays of a labelled point, degrees"),
+        ("min_track_length", labels.min_track_length, "number of images that must see a labelled point"),
+        ("max_reprojection_error", labels.max_error_px, "mean reprojection error that a labelled point may have, pixels"),
+        ("min_angle", labels.min_angle_deg, "angle that some two rays of a labelled point must have between them, degrees"),
     ):
         group.add_argument(f"--{name}", type=type(default), default=default, help=f"{text} (default: {default:g})")
 

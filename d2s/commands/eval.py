@@ -48,7 +48,12 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data_dir", type=Path, default=Path("dataset"), help="where d2s preprocess wrote (default: dataset)")
     parser.add_argument("--log_dir", type=Path, default=Path("logs"), help="folder of all runs (default: logs)")
     parser.add_argument("--name", default=None, help="name of the run (default: DATASET_SCENE_CONFIG_model_M)")
-    parser.add_argument("--config_file", type=Path, default=Path("configs/fast.ini"), help="recipe of the run, for its default name only")
+    parser.add_argument(
+        "--config_file",
+        type=Path,
+        default=Path("configs/fast.ini"),
+        help="recipe of the run, for its default name only (default: configs/fast.ini)",
+    )
     parser.add_argument(
         "--model", type=int, default=None, help="model number, for the run's default name only (default: what the recipe says)"
     )

@@ -12,7 +12,7 @@ import pycolmap
 from d2s.errors import ReconstructionError
 from d2s.matching.table import Matcher
 from d2s.scene.manifest import Scene
-from processing.progress import track
+from processing.progress import Ticker, track
 from processing.sfm import pairs as pair_selection
 from processing.sfm.colmap import Matches, SfmOptions, quiet_colmap, temporary_folder
 from processing.sfm.database import write_database, write_matches
@@ -67,10 +67,22 @@ def reconstruct(
         logger.info("Verifying %d image pairs", len(matches))
         pycolmap.verify_matches(str(database), str(pair_file))
         logger.info("Reconstructing; this can take minutes")
-        models = pycolmap.incremental_mapping(str(database), folder, folder, _pipeline_options(refine_cameras, options))
+        pipeline, count = _pipeline_options(refine_cameras, options), _PhotoCounter(len(scene.images))
+        models = pycolmap.incremental_mapping(str(database), folder, folder, pipeline, next_image_callback=count)
     if not models:
         raise ReconstructionError(f"No model could be started from {len(scene.images)} photos and {len(matches)} matched pairs.", REMEDY)
     return Reconstructed(max(models.values(), key=lambda model: model.num_reg_images()), len(models))
+
+
+class _PhotoCounter:
+    """Shows that COLMAP is at work; it tries several models, so the count may exceed the photos."""
+
+    def __init__(self, photos: int) -> None:
+        self._photos, self._count, self._ticker = photos, 0, Ticker()
+
+    def __call__(self) -> None:
+        self._count += 1
+        self._ticker.tell("photos placed, over all models that were tried: %d (of %d photos)", self._count, self._photos)
 
 
 def _pipeline_options(refine_cameras: bool, options: SfmOptions) -> pycolmap.IncrementalPipelineOptions:
