@@ -23,6 +23,7 @@ from processing.gallery.renderer import Image, Renderer
 from processing.gallery.room import make_room
 from processing.gallery.textures import make_textures
 from processing.gallery.tour import Shot, shots
+from processing.progress import track
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ def _render_missing(folder: Path, plan: Sequence[Shot], camera: pycolmap.Camera,
         _write_jpeg(folder / shot.name, renderer.render(shot.cam_from_world, shot.exposure), settings.quality)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(render, missing):
+        for _ in track(pool.map(render, missing), len(missing), "rendering"):
             pass
 
 
