@@ -15,7 +15,7 @@ from d2s.commands.options import flag
 from d2s.config import find_recipe, load_recipe
 from d2s.errors import InputError, MissingFileError
 from d2s.evaluation import wording
-from d2s.evaluation.evaluation import METRICS, REPORT, evaluate_folder
+from d2s.evaluation.evaluation import METRICS, REPORT, clear_scores, evaluate_folder
 from d2s.evaluation.predict import live, predict, save, stored
 from d2s.evaluation.sweep import RANKINGS, SweepEntry, best_entry, ranking_tolerance, sweep_checkpoint, sweep_table
 from d2s.localization.localizer import Localizer
@@ -191,6 +191,7 @@ def _evaluate_test(localizer: Localizer, scene: Scene, path: Path, args: argpars
     images = scene.split("test")
     logger.info("Localizing %d test images of %s/%s with %s.", len(images), scene.dataset, scene.name, path)
     results = predict(images, live(localizer, scene))
+    clear_scores(out)
     save(out, results)
     _show("test", evaluate_folder(out, scene, images, _about(localizer, path, "test", args), results), out)
 
@@ -200,6 +201,7 @@ def _evaluate_train(localizer: Localizer, scene: Scene, path: Path, args: argpar
     logger.info("Localizing %d mapping images from their stored features.", len(images))
     with FeatureReader(folder / FEATURES) as reader:
         results = predict(images, stored(localizer, scene, reader))
+    clear_scores(out)
     save(out, results)
     _show("train", evaluate_folder(out, scene, images, _about(localizer, path, "train", args), results), out)
 

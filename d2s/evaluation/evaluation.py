@@ -43,6 +43,12 @@ def evaluate_folder(
     return metrics
 
 
+def clear_scores(folder: Path) -> None:
+    """Remove the scores of earlier poses, so that a kill cannot leave them beside new ones; `metrics.json` comes last and goes first."""
+    for name in (METRICS, PER_IMAGE, REPORT):
+        (folder / name).unlink(missing_ok=True)
+
+
 def read_scores(folder: Path, images: Sequence[SceneImage]) -> list[Score]:
     """Scores of what `folder` holds. Raises InputError when its poses are of other images."""
     poses = read_results(folder / RESULTS)

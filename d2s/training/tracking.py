@@ -42,7 +42,7 @@ class Console:
     """A progress bar on a terminal, plain lines elsewhere; losses, learning rate and time left."""
 
     def __init__(self) -> None:
-        self._bar = tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{postfix}") if sys.stderr.isatty() else None
+        self._bar = tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}{postfix}") if sys.stderr.isatty() else None
         self._next = 0.0
 
     def log(self, record: dict[str, Any]) -> None:

@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+from d2s.cli import run_module
+
 STEPS = ["--set", "training.max_minutes=0", "--set", "training.n_iters=28", "--set", "logging.print_freq=1", "--visdom", "off"]
 LAST_EPOCH = 4  # 28 images, 4 a step
 
@@ -96,3 +98,18 @@ def test_killed_evaluation_ends_as_an_undisturbed_one(tiny, tmp_path, undisturbe
     assert len((tmp_path / "killed" / "results.txt").read_text().splitlines()) >= 4
     calm, killed = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("calm", "killed"))
     assert {**calm, "ms": 0} == {**killed, "ms": 0}
+
+
+def test_scores_of_an_earlier_evaluation_never_stand_beside_new_poses(tiny, tmp_path, undisturbed, monkeypatch):
+    options = [*tiny.scene(undisturbed.parent, "run"), "--out", str(tmp_path)]
+    assert run_module("eval", options) == 0
+    earlier = (tmp_path / "results.txt").read_text()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("d2s.commands.eval.evaluate_folder", killed)
+    assert run_module("eval", [*options, "--epoch", "2"]) == 130
+    assert (tmp_path / "results.txt").read_text() != earlier
+    assert not (tmp_path / "metrics.json").exists()
+    assert not (tmp_path / "report.html").exists()
