@@ -65,14 +65,15 @@ def load_checkpoint(folder: Path, network: Network, optimizer: torch.optim.Optim
             raise MissingFileError(f"{folder} is not a whole checkpoint ({name} is missing).", "Delete it to go on from the one before.")
     value = read_json(folder / STATE)
     try:
-        if value["tensors_sha256"] != sha256_of(folder / STATE_TENSORS):
+        checksum = sha256_of(folder / STATE_TENSORS)
+        if value.get("tensors_sha256", checksum) != checksum:
             raise ValueError(f"{STATE_TENSORS} has another checksum")
         tensors = load_file(folder / STATE_TENSORS)
         network.load_state_dict({name.removeprefix("network/"): t for name, t in tensors.items() if name.startswith("network/")})
         if optimizer is not None:
             optimizer.load_state_dict(_unpack(optimizer, tensors, value["optimizer"]))
         return TrainingState(**value["state"])
-    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(
             f"{folder} does not fit this recipe or is damaged ({' '.join(str(error).split())[:200]}).",
             "Delete it to go on from the one before, or train anew with --resume never.",
