@@ -85,6 +85,8 @@ def run(args: argparse.Namespace) -> int:
     folder = args.data_dir / args.dataset / args.scene
     scene = Scene.load(folder)
     _refuse_missing_images(args, folder)
+    if args.resume == "never" and args.resume_optim:
+        raise InputError("--resume never starts anew, --resume_optim goes on.", "Train anew without --resume_optim, then the second stage.")
     device = choose_device(args.cudaid)
     writable_folder("--log_dir", args.log_dir)
     run_dir = RunDir(args.log_dir / (args.name or default_run_name(args.dataset, args.scene, args.config_file.stem, recipe.model.model)))

@@ -246,6 +246,7 @@ def test_other_settings_and_another_scene_are_refused(tiny, scene_copy, run_copy
         (["--resume", "{missing}"], "missing is not a whole checkpoint"),
         (["--checkpoint", "9"], "no checkpoint of epoch 9"),
         (["--resume_optim", "1"], "no finished first stage"),
+        (["--resume_optim", "1", "--resume", "never"], "starts anew"),
         (["--max_minutes", "-1"], "training.max_minutes = -1: must be >= 0"),
         (["--log_dir", "{file}"], "is a file, but a folder is needed"),
         (["--log_dir", "{file}/logs"], "cannot be written to (Not a directory)"),
