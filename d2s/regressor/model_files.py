@@ -93,7 +93,8 @@ def load_model(path: Path, device: str | torch.device = "cpu", precision: str = 
         )
     description = read_json(folder / DESCRIPTION)
     network, info = _from_description(description, folder / DESCRIPTION)
-    if description.get("weights_sha256", sha256_of(weights)) != sha256_of(weights):
+    checksum = description.get("weights_sha256")  # files of the first version have none
+    if checksum is not None and checksum != sha256_of(weights):
         raise FormatError(f"{weights} is damaged or not the file that {DESCRIPTION} beside it describes.", "Copy both again.")
     try:
         network.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()})
