@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from d2s.geometry import pose
 from d2s.geometry.camera import unproject
 from d2s.scene.manifest import Scene, SceneImage
+from processing.retrieval import global_descriptors
 
 Array = NDArray[np.float64]
 Pair = tuple[str, str]
@@ -149,38 +150,3 @@ def retrieval_pairs(names: Sequence[str], descriptors: Callable[[str], NDArray[A
     np.fill_diagonal(similarity, -np.inf)
     nearest = np.argsort(-similarity, axis=1, kind="stable")[:, : min(num_neighbors, len(names) - 1)]
     return [(names[i], names[int(j)]) for i, row in enumerate(nearest) for j in row]
-
-
-def global_descriptors(local: Sequence[NDArray[Any]], seed: int = 0, num_words: int = 64) -> Array:
-    """VLAD vectors (n, num_words * D) of images' local descriptors (N_i, D), over a codebook of the scene's own descriptors.
-
-    Residuals to the nearest word are summed, normalised per word, square-rooted and normalised (Arandjelovic and Zisserman 2013).
-    """
-    rng = np.random.default_rng(seed)
-    pool = np.concatenate([d[rng.permutation(len(d))[: max(1, 40_000 // len(local))]] for d in local]).astype(np.float32)
-    words = _kmeans(pool, min(num_words, len(pool)), rng)
-    return np.stack([_vlad(np.asarray(d, dtype=np.float32), words) for d in local])
-
-
-def _kmeans(points: NDArray[np.float32], count: int, rng: np.random.Generator, rounds: int = 12) -> NDArray[np.float32]:
-    words = points[rng.choice(len(points), count, replace=False)]
-    for _ in range(rounds):
-        nearest = _nearest_word(points, words)
-        size = np.bincount(nearest, minlength=count)
-        total = np.zeros_like(words)
-        np.add.at(total, nearest, points)
-        words = np.where(size[:, None] > 0, total / np.maximum(size, 1)[:, None], words)
-    return words
-
-
-def _nearest_word(points: NDArray[np.float32], words: NDArray[np.float32]) -> NDArray[np.intp]:
-    return np.argmin((words**2).sum(axis=1) - 2 * points @ words.T, axis=1)
-
-
-def _vlad(descriptors: NDArray[np.float32], words: NDArray[np.float32]) -> Array:
-    nearest = _nearest_word(descriptors, words)
-    residuals = np.zeros_like(words)
-    np.add.at(residuals, nearest, descriptors - words[nearest])
-    residuals /= np.maximum(np.linalg.norm(residuals, axis=1, keepdims=True), 1e-12)
-    vector = np.sign(residuals) * np.sqrt(np.abs(residuals))
-    return (vector / max(float(np.linalg.norm(vector)), 1e-12)).ravel().astype(np.float64)

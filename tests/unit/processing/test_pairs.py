@@ -11,7 +11,6 @@ from d2s.geometry.camera import make_camera
 from d2s.scene.manifest import Scene, SceneImage
 from processing.sfm.pairs import (
     exhaustive_pairs,
-    global_descriptors,
     pairs_from_poses,
     probe_pairs,
     retrieval_pairs,
@@ -130,10 +129,3 @@ def test_retrieval_finds_the_same_place(places):
     pairs = retrieval_pairs(list(places), places.__getitem__, 3)
     assert len(pairs) == 12 * 3
     assert all(a[0] == b[0] and a != b for a, b in pairs)
-
-
-def test_global_descriptors_are_unit_and_repeatable(places):
-    first, second = (global_descriptors(list(places.values()), seed=5, num_words=8) for _ in range(2))
-    assert first.shape == (12, 8 * 16)
-    assert np.allclose(np.linalg.norm(first, axis=1), 1)
-    assert np.array_equal(first, second)
