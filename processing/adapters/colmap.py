@@ -96,11 +96,12 @@ def _frames(reconstruction: pycolmap.Reconstruction, image_dir: Path, model: Pat
         elif not (image_dir / image.name).is_file():
             dropped.append(DroppedImage(image.name, f"it is in the model, but not in {image_dir}"))
         else:
-            frames.append(Frame(image.name, image.camera_id, _pose(image, model)))
+            frames.append(Frame(image.name, image.camera_id, model_pose(image, model)))
     return frames, dropped
 
 
-def _pose(image: pycolmap.Image, model: Path) -> NDArray[np.float64]:
+def model_pose(image: pycolmap.Image, model: Path) -> NDArray[np.float64]:
+    """cam_from_world (3, 4) of an image of the model in a folder. Raises FormatError naming both when it is not a pose."""
     cam_from_world = image.cam_from_world()
     try:
         if not np.linalg.norm(cam_from_world.rotation.quat) > 0.5:  # pycolmap turns 0 0 0 0 into the identity
