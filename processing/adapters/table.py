@@ -11,6 +11,7 @@ ADAPTERS: dict[str, tuple[str, str]] = {
     "7scenes": ("processing.adapters.seven_scenes", "RGB-D sequences with pose files, or pseudo ground truth of Brachmann et al."),
     "colmap": ("processing.adapters.colmap", "images and a COLMAP model, binary or text"),
     "nerfstudio": ("processing.adapters.nerfstudio", "images and a transforms.json of nerfstudio or instant-ngp"),
+    "kapture": ("processing.adapters.kapture", "kapture trees: mapping/ and query/, or one tree"),
     "photos": ("processing.adapters.photos", "photos alone; poses from structure from motion"),
     "demo": ("processing.adapters.demo", "a small gallery room, rendered with exact poses"),
 }
