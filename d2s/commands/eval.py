@@ -20,7 +20,8 @@ from d2s.evaluation.predict import live, predict, save, stored
 from d2s.evaluation.sweep import RANKINGS, SweepEntry, best_entry, ranking_tolerance, sweep_checkpoint, sweep_table
 from d2s.localization.localizer import Localizer
 from d2s.localization.table import DEFAULT_ESTIMATOR, ESTIMATORS, make_estimator
-from d2s.regressor.model_files import load_model, model_bytes
+from d2s.regressor.model_files import is_checkpoint_file, load_model, model_bytes
+from d2s.regressor.published import load_published
 from d2s.scene.atomic import read_json, write_text
 from d2s.scene.feature_store import FeatureReader
 from d2s.scene.manifest import Scene
@@ -62,7 +63,11 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--checkpoint", type=Path, default=None, metavar="PATH", help="a model or checkpoint folder, instead of the run's model"
+        "--checkpoint",
+        type=Path,
+        default=None,
+        metavar="PATH",
+        help="a model or checkpoint folder, or a .pth.tar of the public code, instead of the run's model",
     )
     flag(parser, "--single", False, "evaluate one checkpoint of the run, that of --epoch, or the run's model without it")
     parser.add_argument("--epoch", type=int, default=None, help="epoch of the checkpoint to evaluate")
@@ -101,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     choose_device(args.cudaid)
     path, threshold = _choose_model(args, run_dir, scene, folder, out)
-    localizer = _localizer(args, path, threshold)
+    localizer = _localizer(args, path, scene, folder, threshold)
     writable_folder("--out", out)
     _evaluate_test(localizer, scene, path, args, out)
     if args.eval_train:
@@ -153,9 +158,9 @@ def _choose_model(args: argparse.Namespace, run_dir: RunDir, scene: Scene, folde
     return run_dir.model, threshold
 
 
-def _localizer(args: argparse.Namespace, path: Path, threshold: float | None = None) -> Localizer:
+def _localizer(args: argparse.Namespace, path: Path, scene: Scene, folder: Path, threshold: float | None = None) -> Localizer:
     device = str(choose_device(args.cudaid))
-    regressor = load_model(path, device=device)
+    regressor = load_published(path, scene, folder, device) if is_checkpoint_file(path) else load_model(path, device=device)
     estimator = make_estimator(args.pnp, regressor.info.max_error if args.max_error is None else args.max_error)
     return Localizer(regressor, estimator, threshold=threshold, device=device, weights=args.weights)
 
@@ -178,7 +183,7 @@ def _sweep(args: argparse.Namespace, run_dir: RunDir, scene: Scene, folder: Path
         queries = [(image, reader.read(image.name)) for image in images]
     entries: list[SweepEntry] = []
     for epoch in epochs:
-        entries += sweep_checkpoint(epoch, _localizer(args, run_dir.checkpoint(epoch)), scene, queries, tolerance)
+        entries += sweep_checkpoint(epoch, _localizer(args, run_dir.checkpoint(epoch), scene, folder), scene, queries, tolerance)
         best = best_entry(entry for entry in entries if entry.epoch == epoch)
         logger.info("epoch %d: recall %.3f with threshold %.2f on %d validation images", epoch, best.recall, best.threshold, len(images))
     best = best_entry(entries)
@@ -212,7 +217,7 @@ def _about(localizer: Localizer, path: Path, split: str, args: argparse.Namespac
     return {
         "split": split,
         "map_bytes": model_bytes(path),
-        "train_seconds": info.train_seconds,
+        "train_seconds": info.train_seconds or None,  # a public checkpoint does not say
         "features": info.features.get("name", ""),
         "num_keypoints": info.num_keypoints,
         "pnp": args.pnp,

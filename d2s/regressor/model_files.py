@@ -32,6 +32,9 @@ Network = D2SNet | LandmarkNet
 EXACT = ("center", "scale", "xyz", "log_scale", "threshold")
 """Tensors kept in float32: coordinates (a place may lie far from its origin) and single numbers."""
 
+CHECKPOINT_SUFFIXES = (".tar", ".pth", ".pt", ".ckpt")
+"""Files of PyTorch; `d2s.regressor.published` reads those of the public D2S code."""
+
 
 class TrainedModel:
     """A network with what it was trained for; a `SceneRegressor`."""
@@ -56,17 +59,17 @@ class TrainedModel:
         return xyz[0].cpu().numpy(), self.network.reliability(u)[0].cpu().numpy()
 
 
-def save_model(folder: Path, network: Network, info: ModelInfo) -> None:
-    """Publish `folder` with the weights in half precision and their description."""
+def save_model(folder: Path, network: Network, info: ModelInfo, exact: bool = False) -> None:
+    """Publish `folder` with the weights in half precision (`exact`: single precision) and their description."""
     with atomic_path(folder) as temporary:
         temporary.mkdir()
-        write_model(temporary, network, info)
+        write_model(temporary, network, info, exact)
 
 
-def write_model(folder: Path, network: Network, info: ModelInfo) -> None:
+def write_model(folder: Path, network: Network, info: ModelInfo, exact: bool = False) -> None:
     """Write the two files into a folder that exists."""
     tensors = {
-        name: tensor.detach().cpu().to(torch.float32 if name in EXACT else torch.float16).contiguous()
+        name: tensor.detach().cpu().to(torch.float32 if exact or name in EXACT else torch.float16).contiguous()
         for name, tensor in network.state_dict().items()
     }
     save_file(tensors, folder / WEIGHTS)
@@ -84,7 +87,15 @@ def _landmark_count(network: Network) -> dict[str, int]:
 
 
 def load_model(path: Path, device: str | torch.device = "cpu", precision: str = "auto") -> TrainedModel:
-    """Load a `model/` folder, a checkpoint folder, or a `.safetensors` file with its `model.json` beside it."""
+    """Load a `model/` folder, a checkpoint folder, or a `.safetensors` file with its `model.json` beside it.
+
+    `precision` "auto" is what the model asks for (`info.extra["precision"]`), else what the hardware is good at.
+    """
+    if is_checkpoint_file(path):
+        raise InputError(
+            f"{path} is a checkpoint of the public code, which does not say for which scene and features it is.",
+            "Make a model of it: d2s export --format model --checkpoint FILE --dataset DATASET --scene SCENE --out DIR.",
+        )
     folder = Path(path).parent if Path(path).suffix == ".safetensors" else Path(path)
     weights = Path(path) if Path(path).suffix == ".safetensors" else folder / WEIGHTS
     if not weights.is_file():
@@ -100,7 +111,12 @@ def load_model(path: Path, device: str | torch.device = "cpu", precision: str = 
         network.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()})
     except (SafetensorError, RuntimeError) as error:
         raise FormatError(f"{weights} does not fit {DESCRIPTION} beside it: {' '.join(str(error).split())[:300]}.") from None
-    return TrainedModel(network, info, device, precision)
+    return TrainedModel(network, info, device, info.extra.get("precision", "auto") if precision == "auto" else precision)
+
+
+def is_checkpoint_file(path: Path) -> bool:
+    """Whether a path names a checkpoint file of PyTorch rather than a model of ours."""
+    return Path(path).suffix.lower() in CHECKPOINT_SUFFIXES and not Path(path).is_dir()
 
 
 def _from_description(value: Any, path: Path) -> tuple[Network, ModelInfo]:
@@ -137,5 +153,7 @@ def _tuple(value: Any) -> Any:
 
 def model_bytes(path: Path) -> int:
     """Size on disk of everything that localizing needs, without the feature network that all scenes share."""
+    if is_checkpoint_file(path):
+        return Path(path).stat().st_size
     folder = Path(path).parent if Path(path).suffix == ".safetensors" else Path(path)
     return sum((folder / name).stat().st_size for name in (WEIGHTS, DESCRIPTION))

@@ -9,6 +9,7 @@ gives both. A checkpoint knows nothing of scene, cameras or features: these come
 
 from __future__ import annotations
 
+import logging
 import pickle
 import re
 import zipfile
@@ -17,18 +18,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from d2s.config import ModelConfig
 from d2s.errors import FormatError, InputError, MissingFileError
+from d2s.geometry.camera import format_camera
+from d2s.regressor.base import ModelInfo
+from d2s.regressor.model_files import TrainedModel
 from d2s.regressor.network import OUTPUTS, D2SNet
 from d2s.scene.atomic import atomic_path
+from d2s.scene.feature_store import FeatureReader
+from d2s.scene.label_store import LabelReader
+from d2s.scene.manifest import Scene
 
-SUFFIXES = (".tar", ".pth", ".pt", ".ckpt")
+logger = logging.getLogger(__name__)
+
 HEADS = 4
 """Attention heads of every published network; a checkpoint does not say how many there are."""
 
+NUM_KEYPOINTS = 2048
 THRESHOLDS = {"feat2map": 0.5, "d2s": 0.6}
 """Reliability above which the evaluation of a branch keeps a keypoint."""
 
@@ -46,11 +56,6 @@ class Published:
     branch: str
 
 
-def is_published(path: Path) -> bool:
-    """Whether a path names a checkpoint file of PyTorch rather than a model of ours."""
-    return Path(path).suffix.lower() in SUFFIXES and not Path(path).is_dir()
-
-
 def read_published(path: Path) -> Published:
     """The network of a public checkpoint.
 
@@ -66,6 +71,59 @@ def read_published(path: Path) -> Published:
         int(epoch) if isinstance(epoch, (int, float)) else 0,
         "feat2map" if "optim_state_dict" in content else "d2s",
     )
+
+
+def load_published(path: Path, scene: Scene, folder: Path, device: str | torch.device = "cpu") -> TrainedModel:
+    """A public checkpoint as a model of a preprocessed scene (`folder` holds its files).
+
+    It computes in float32: its coordinates are plain metres, of which bf16 keeps centimetres only.
+    """
+    published = read_published(path)
+    return TrainedModel(published.network, published_info(published, path, scene, folder), device, "fp32")
+
+
+def published_info(published: Published, path: Path, scene: Scene, folder: Path) -> ModelInfo:
+    """What the scene says about a checkpoint. Raises InputError when the scene's features do not fit it."""
+    images = scene.split("train")
+    return ModelInfo(
+        dataset=scene.dataset,
+        scene=scene.name,
+        units=scene.units,
+        features=_features(published.network, path, scene, folder),
+        num_keypoints=int(scene.features.get("settings", {}).get("num_keypoints", NUM_KEYPOINTS)),
+        reliability_threshold=THRESHOLDS[published.branch],
+        cameras=tuple(dict.fromkeys(format_camera(scene.camera(image)) for image in images)),
+        bounds=_bounds(folder, [image.name for image in images]),
+        extra={"precision": "fp32", "published": {"file": Path(path).name, "branch": published.branch, "epoch": published.epoch}},
+    )
+
+
+def _features(network: D2SNet, path: Path, scene: Scene, folder: Path) -> dict[str, Any]:
+    """The scene's features, sampled as those that the public networks were trained on."""
+    settings = dict(scene.features.get("settings", {}))
+    name = settings.get("name", "unknown")
+    with FeatureReader(folder / "features.h5") as reader:
+        dimension = reader.read(reader.names()[0]).descriptors.shape[1]
+    if dimension != network.descriptor_dim:
+        raise InputError(
+            f"{path} takes {network.descriptor_dim}-d descriptors, but {folder} has {dimension}-d {name} features.",
+            "Preprocess the scene with the features that the checkpoint was trained on (the public ones: --features superpoint).",
+        )
+    if name != "superpoint":
+        logger.warning("The public checkpoints were trained on SuperPoint; this scene has %s features.", name)
+    if settings.get("sampling", "hloc") != "hloc":
+        logger.info("Descriptors of queries are sampled as hloc does; the scene's stored ones are sampled %s.", settings["sampling"])
+        settings["sampling"] = "hloc"
+    return settings
+
+
+def _bounds(folder: Path, names: list[str]) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Corners of the box that holds 98 % of the labelled points along each axis."""
+    with LabelReader(folder / "labels.h5") as reader:
+        labels = [reader.read(name) for name in names if name in reader]
+    points = np.concatenate([np.zeros((0, 3), np.float32), *(entry.xyz[entry.valid] for entry in labels)])
+    low, high = (np.percentile(points, [1, 99], axis=0) if len(points) else np.zeros((2, 3))).tolist()
+    return (low[0], low[1], low[2]), (high[0], high[1], high[2])
 
 
 def _load(path: Path) -> dict[str, Any]:

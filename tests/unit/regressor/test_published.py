@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from d2s.config import ModelConfig
 from d2s.errors import FormatError, InputError, MissingFileError
+from d2s.regressor.model_files import is_checkpoint_file, load_model
 from d2s.regressor.network import D2SNet
-from d2s.regressor.published import is_published, published_state, read_published, write_published
+from d2s.regressor.published import published_state, read_published, write_published
 
 WIDTHS = (512, 1024, 1024, 512, 4)
 
@@ -177,5 +178,7 @@ def test_other_files_are_refused_in_one_line(tmp_path):
 
 def test_what_counts_as_a_checkpoint_file(tmp_path):
     (tmp_path / "epoch_1.pth").mkdir()
-    assert is_published(tmp_path / "epoch_012.pth.tar") and is_published(tmp_path / "a.PTH")
-    assert not is_published(tmp_path / "epoch_1.pth") and not is_published(tmp_path / "model.safetensors") and not is_published(tmp_path)
+    assert is_checkpoint_file(tmp_path / "epoch_012.pth.tar") and is_checkpoint_file(tmp_path / "a.PTH")
+    assert not any(is_checkpoint_file(path) for path in (tmp_path / "epoch_1.pth", tmp_path / "model.safetensors", tmp_path))
+    with pytest.raises(InputError, match="d2s export --format model"):
+        load_model(tmp_path / "epoch_012.pth.tar")
