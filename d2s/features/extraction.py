@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,24 +17,24 @@ from d2s.features.base import Extractor, LocalFeatures
 from d2s.features.images import read_image
 
 OnError = Callable[[str, InputError], None]
-Item = tuple[str, Path]
 Loaded = tuple[str, NDArray[np.uint8]]
 
 
 def extract_all(
     extractor: Extractor,
-    items: Sequence[Item],
+    items: Sequence[tuple[str, Any]],
     batch_size: int | None = None,
     prefetch: int = 16,
     on_error: OnError | None = None,
+    load: Callable[[Any], NDArray[np.uint8]] | None = None,
 ) -> Iterator[tuple[str, LocalFeatures]]:
-    """Name and features of every (name, image file), in the order given.
+    """Name and features of every (name, image file), in the order given; `load` makes the image where the second is something else.
 
     `batch_size`: images given to the extractor at once (default: what the extractor prefers). `prefetch`: images decoded ahead.
     An image that cannot be read raises InputError naming the file, or is left out after `on_error(name, error)` where that is given.
     """
     count = batch_size or preferred_batch(extractor)
-    with closing(_load_ahead(items, max(prefetch, count), on_error)) as loaded:
+    with closing(_load_ahead(items, max(prefetch, count), on_error, load)) as loaded:
         while batch := list(islice(loaded, count)):
             features = extractor.extract([image for _, image in batch])
             yield from zip((name for name, _ in batch), features, strict=True)
@@ -45,15 +45,17 @@ def preferred_batch(extractor: Extractor) -> int:
     return int(getattr(extractor, "batch_size", 1))
 
 
-def _load_ahead(items: Sequence[Item], ahead: int, on_error: OnError | None) -> Generator[Loaded, None, None]:
+def _load_ahead(
+    items: Sequence[tuple[str, Any]], ahead: int, on_error: OnError | None, load: Callable[[Any], NDArray[np.uint8]] | None
+) -> Generator[Loaded, None, None]:
     """Decoded images in order; at most `ahead` of them wait in memory."""
     pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode")
     waiting: deque[tuple[str, Future[NDArray[np.uint8]]]] = deque()
     source = iter(items)
     try:
         while True:
-            for name, path in islice(source, ahead - len(waiting)):
-                waiting.append((name, pool.submit(read_image, path)))
+            for name, origin in islice(source, ahead - len(waiting)):
+                waiting.append((name, pool.submit(load or read_image, origin)))
             if not waiting:
                 return
             name, future = waiting.popleft()

@@ -76,7 +76,7 @@ class ImageWarp:
             return _crop(image, (int(self.offset[0]), int(self.offset[1])), self.size)
         if self.offset == (0.0, 0.0) and np.allclose(np.multiply(self.source_size, self.scale), self.size, rtol=0, atol=1e-6):
             return resample(image, self.size)
-        blurred = _prefilter(image, self.scale)
+        blurred = prefilter(image, self.scale)
         origin = self.apply_points(np.zeros(2))
         matrix = np.array([[self.scale[0], 0, origin[0]], [0, self.scale[1], origin[1]]])
         return np.asarray(cv2.warpAffine(blurred, matrix, self.size, flags=cv2.INTER_LINEAR))
@@ -192,7 +192,7 @@ def _crop(image: NDArray[Any], corner: tuple[int, int], size: Size) -> NDArray[A
     return result
 
 
-def _prefilter(image: NDArray[Any], scale: tuple[float, float]) -> NDArray[Any]:
+def prefilter(image: NDArray[Any], scale: tuple[float, float]) -> NDArray[Any]:
     """Blur away what a coarser grid cannot hold."""
     sigma = [0.5 * np.sqrt(max(1 / s**2 - 1, 0.0)) for s in scale]
     if max(sigma) < 0.1:
