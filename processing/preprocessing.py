@@ -41,11 +41,13 @@ NOT_YET = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `d2s preprocess`."""
     parser.add_argument("--dataset_dir", type=Path, default=None, help="folder of the data set or of the scene (demo needs none)")
-    parser.add_argument("--dataset", required=True, choices=tuple(ADAPTERS), help="format of the data")
-    parser.add_argument("--scene", default="", help=f"name of the scene (default: name of the folder; demo: {DEMO_SCENE})")
+    parser.add_argument("--dataset", required=True, type=dataset_name, choices=tuple(ADAPTERS), help="format of the data")
+    parser.add_argument("--scene", default="", help=f"name of the scene (default: name of the folder; demo: {DEMO_SCENE}, or stairs)")
     parser.add_argument("--out_dir", type=Path, default=Path("dataset"), help="where scenes are written (default: dataset)")
-    parser.add_argument("--gt", choices=("original", "sfm", "dslam"), default="original", help="which poses of 7scenes (default: original)")
-    parser.add_argument("--gt_file", type=Path, default=None, help="file with the poses that --gt names (default: pgt_GT.txt in the scene)")
+    gt = "which poses of 7scenes, 12scenes or Cambridge (default: original)"
+    parser.add_argument("--gt", choices=("original", "sfm", "dslam"), default="original", help=gt)
+    gt_file = "pose file, or folder of an SfM model, that --gt means (default: pgt_GT.txt in the scene, else the SfM layout)"
+    parser.add_argument("--gt_file", type=Path, default=None, help=gt_file)
     for split in ("train", "test", "val"):
         parser.add_argument(f"--list_{split}", type=Path, default=None, metavar="FILE", help=f"text file that names the {split} images")
     parser.add_argument("--test_every", type=int, default=None, metavar="N", help="without lists, every N-th image is a query (default: 8)")
@@ -56,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="camera of all images, parameters as in COLMAP, pixels (default: as the data says)",
     )
     parser.add_argument("--units", choices=("metres", "arbitrary"), default=None, help="unit of the poses (default: as the format says)")
-    demo = "of the demo: mapping_images=150, query_images=40 or size=640x480 (pixels; these are the defaults); repeatable"
+    demo = "of the demo: mapping_images=N, query_images=N or size=WxH (pixels; default: 640x480, and as many images as the scene has); repeatable"
     parser.add_argument("--demo_option", action="append", default=[], metavar="KEY=VALUE", help=demo)
     _add_feature_arguments(parser.add_argument_group("features"))
     _add_sfm_arguments(parser.add_argument_group("structure from motion and labels"))
@@ -100,8 +102,14 @@ def run(args: argparse.Namespace) -> int:
     report = preprocess(settings, folder, args.overwrite)
     for line in (f"Scene {folder}", *report_lines(report)):
         logger.info("%s", line)
-    logger.info("Next: d2s train --dataset %s --scene %s --data_dir %s", args.dataset, folder.name, args.out_dir)
+    scene = folder.relative_to(Path(args.out_dir) / args.dataset).as_posix()
+    logger.info("Next: d2s train --dataset %s --scene %s --data_dir %s", args.dataset, scene, args.out_dir)
     return 0
+
+
+def dataset_name(text: str) -> str:
+    """The format's name; the folder of Cambridge Landmarks is spelled in two ways, and both are understood."""
+    return "Cambridge" if text == "cambridge" else text
 
 
 def scene_folder(args: argparse.Namespace) -> Path:

@@ -37,6 +37,11 @@ def _no_scene(candidates: list[Path], scene: str, expected: str) -> InputError:
     if not named:
         tried = " and ".join(str(folder) for folder in candidates[:-1])
         inside = sorted(path.name for path in candidates[-1].iterdir() if path.is_dir() and not path.name.startswith("."))
+        packed = [path for path in (folder.with_name(f"{folder.name}.zip") for folder in candidates[:-1]) if path.is_file()]
+        if packed:
+            return MissingFileError(
+                f"Scene {scene!r} is still packed in {packed[0]}.", f"Unpack it: unzip {packed[0]} -d {packed[0].parent}"
+            )
         return MissingFileError(f"Scene {scene!r} was not found: tried {tried}.", f"Folders there: {', '.join(inside[:10]) or 'none'}.")
     folder = named[0]
     if not any(folder.iterdir()):

@@ -7,7 +7,8 @@ import pytest
 
 from d2s.errors import FormatError, InputError, MissingFileError
 from processing.adapters.base import AdapterOptions
-from processing.adapters.seven_scenes import load, read_pose
+from processing.adapters.rgbd_frames import read_pose
+from processing.adapters.seven_scenes import load
 
 COLOR = (525.0, 525.0, 320.0, 240.0)
 
@@ -198,6 +199,10 @@ def test_missing_empty_and_wrong_folders(tmp_path, write_seven_scenes):
     with pytest.raises(MissingFileError, match="Scene 'fire' was not found.*chess"):
         load(AdapterOptions(tmp_path, "fire"))
     (tmp_path / "chess" / "seq-01.zip").write_text("")
+    with pytest.raises(InputError, match=r"chess has no colour images, but seq-01.zip is not unpacked. Unpack it there: unzip '.*/chess/"):
+        load(AdapterOptions(tmp_path, "chess"))
+    (tmp_path / "chess" / "seq-01.zip").unlink()
+    (tmp_path / "chess" / "seq-1.txt").write_text("")
     with pytest.raises(InputError, match="does not hold folders seq-XX"):
         load(AdapterOptions(tmp_path, "chess"))
     (tmp_path / "chess" / "seq-01").mkdir()
