@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="camera of all images, parameters as in COLMAP, pixels (default: as the data says)",
     )
     parser.add_argument("--units", choices=("metres", "arbitrary"), default=None, help="unit of the poses (default: as the format says)")
-    demo = "of the demo: mapping_images=N, query_images=N or size=WxH (pixels; default: 640x480, and as many images as the scene has); repeatable"
+    demo = "of the demo: mapping_images=N, query_images=N (default: by the scene) or size=WIDTHxHEIGHT (default: 640x480); repeatable"
     parser.add_argument("--demo_option", action="append", default=[], metavar="KEY=VALUE", help=demo)
     _add_feature_arguments(parser.add_argument_group("features"))
     _add_sfm_arguments(parser.add_argument_group("structure from motion and labels"))

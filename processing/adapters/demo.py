@@ -1,4 +1,4 @@
-"""The embedded demo: a small gallery room, rendered on the spot, with exact poses and cameras."""
+"""The embedded demo: places rendered on the spot, with exact poses and cameras; a small gallery room unless another one is named."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ from d2s.scene.atomic import atomic_path, read_json, write_json
 from d2s.scene.manifest import Scene, SceneImage
 from processing.adapters.base import AdapterOptions, SceneSource
 from processing.gallery.renderer import Image, Renderer
-from processing.gallery.room import make_room
-from processing.gallery.textures import make_textures
-from processing.gallery.tour import Shot, shots
+from processing.gallery.scenes import SCENES, RenderedScene
+from processing.gallery.tour import Shot
 from processing.progress import track
 
 logger = logging.getLogger(__name__)
@@ -35,8 +34,8 @@ SCENE = "gallery"
 class DemoSettings:
     """What decides how the demo looks. `size` is (width, height) in pixels."""
 
-    mapping_images: int = 150
-    query_images: int = 40
+    mapping_images: int
+    query_images: int
     size: tuple[int, int] = (640, 480)
     quality: int = 94
     seed: int = 0
@@ -49,23 +48,24 @@ class DemoSettings:
 
 
 def load(options: AdapterOptions) -> SceneSource:
-    """The demo scene; renders it into `options.work_dir` unless all pictures are there already.
+    """The demo scene that `options.scene` names, gallery by default; renders it into `options.work_dir` unless all pictures are there.
 
     `options.extra` may set `mapping_images`, `query_images` and `size` (width, height). Pictures appear one by one, each by rename, so a
     killed rendering goes on where it stopped.
     """
     if options.work_dir is None:
         raise InputError("The demo needs a folder to render into.", "Give --out_dir.")
-    if options.scene not in ("", SCENE):
-        raise unknown_choice("demo scene", options.scene, [SCENE])
-    settings = _settings(options)
+    name = options.scene or SCENE
+    if name not in SCENES:
+        raise unknown_choice("demo scene", name, SCENES)
+    scene, settings = SCENES[name], _settings(options, SCENES[name])
     folder = Path(options.work_dir) / "images"
-    plan, camera = shots(settings.mapping_images, settings.query_images, settings.seed), make_demo_camera(settings.size)
-    _prepare_folder(folder, {"version": VERSION, **asdict(settings), "size": list(settings.size)})
-    _render_missing(folder, plan, camera, settings)
+    plan, camera = scene.shots(settings.mapping_images, settings.query_images, settings.seed), make_demo_camera(settings.size)
+    _prepare_folder(folder, {"scene": name, "version": VERSION, **asdict(settings), "size": list(settings.size)})
+    _render_missing(folder, plan, camera, scene, settings)
     images = tuple(SceneImage(shot.name, camera.camera_id, shot.cam_from_world, shot.split) for shot in plan)
-    provenance = {"source": "rendered gallery room, exact poses", "version": VERSION, "seed": settings.seed}
-    return SceneSource(Scene("demo", SCENE, folder, {camera.camera_id: camera}, images, "metres", provenance=provenance))
+    provenance = {"source": f"rendered {scene.title}, exact poses", "version": VERSION, "seed": settings.seed}
+    return SceneSource(Scene("demo", name, folder, {camera.camera_id: camera}, images, "metres", provenance=provenance))
 
 
 def make_demo_camera(size: tuple[int, int]) -> pycolmap.Camera:
@@ -75,10 +75,11 @@ def make_demo_camera(size: tuple[int, int]) -> pycolmap.Camera:
     return make_camera("SIMPLE_RADIAL", width, height, [520 * scale, 322.3 * scale, height / 2 - 3.2 * scale, -0.05])
 
 
-def _settings(options: AdapterOptions) -> DemoSettings:
+def _settings(options: AdapterOptions, scene: RenderedScene) -> DemoSettings:
     given = {name: options.extra[name] for name in ("mapping_images", "query_images", "size") if name in options.extra}
     try:
-        numbers: dict[str, Any] = {name: int(value) for name, value in given.items() if name != "size"}
+        numbers: dict[str, Any] = {"mapping_images": scene.mapping_images, "query_images": scene.query_images}
+        numbers |= {name: int(value) for name, value in given.items() if name != "size"}
         if "size" in given:
             width, height = given["size"]
             numbers["size"] = (int(width), int(height))
@@ -97,15 +98,15 @@ def _prepare_folder(folder: Path, record: dict[str, Any]) -> None:
     write_json(stamp, record)
 
 
-def _render_missing(folder: Path, plan: Sequence[Shot], camera: pycolmap.Camera, settings: DemoSettings) -> None:
+def _render_missing(folder: Path, plan: Sequence[Shot], camera: pycolmap.Camera, scene: RenderedScene, settings: DemoSettings) -> None:
     missing = [shot for shot in plan if not _is_complete(folder / shot.name)]
     if not missing:
         return
     for leftover in folder.glob("*/.*.tmp"):
         leftover.unlink()  # half a picture, of a rendering that was killed
-    logger.info("Rendering %d of %d pictures of the demo room into %s", len(missing), len(plan), folder)
-    room = make_room()
-    renderer = Renderer(room, make_textures(room, settings.seed), camera)
+    logger.info("Rendering %d of %d pictures of the demo's %s into %s", len(missing), len(plan), scene.title, folder)
+    place = scene.make_place()
+    renderer = Renderer(place, scene.make_textures(place, settings.seed), camera)
 
     def render(shot: Shot) -> None:
         _write_jpeg(folder / shot.name, renderer.render(shot.cam_from_world, shot.exposure), settings.quality)

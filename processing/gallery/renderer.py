@@ -1,4 +1,4 @@
-"""Images of the room: per-pixel rays, mip-mapped textures, two by two samples per pixel, and what a camera does to light."""
+"""Images of a place: per-pixel rays, mip-mapped textures, two by two samples per pixel, and what a camera does to light."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import pycolmap
 from numpy.typing import NDArray
 
 from d2s.geometry import camera as cameras
-from d2s.geometry import pose
-from processing.gallery.room import Room, Surface, plane, trace
+from processing.gallery.room import Place, Room, plane, texture_position, trace
 
 Image = NDArray[np.uint8]
 Float32 = NDArray[np.float32]
@@ -41,11 +40,12 @@ def pyramid(texture: Image) -> list[Image]:
 
 
 class Renderer:
-    """Renders one room with one camera. `textures`: an RGB image for every surface, in the order of `room.surfaces`."""
+    """Renders one place with one camera. `textures`: an RGB image for every surface, in the order of `place.surfaces`; may be shared."""
 
-    def __init__(self, room: Room, textures: list[Image], camera: pycolmap.Camera) -> None:
-        self.room, self.camera = room, camera
-        self.pyramids = [pyramid(texture) for texture in textures]
+    def __init__(self, place: Room | Place, textures: list[Image], camera: pycolmap.Camera) -> None:
+        self.place, self.camera = place, camera
+        pyramids = {id(texture): pyramid(texture) for texture in textures}
+        self.pyramids = [pyramids[id(texture)] for texture in textures]
         self.width, self.height = camera.width, camera.height
         rays = cameras.unproject(camera, self._sample_positions()).astype(np.float32)
         self._x, self._y = (rays[:, i].reshape(SAMPLES * self.height, SAMPLES * self.width) for i in (0, 1))
@@ -69,7 +69,7 @@ class Renderer:
         size = (columns.stop - columns.start, rows.stop - rows.start)
         samples = tuple(slice(SAMPLES * s.start, SAMPLES * s.stop) for s in (rows, columns))
         x, y = (np.ascontiguousarray(rays[samples]) for rays in (self._x, self._y))
-        inverse, index = trace(self.room, cam_from_world, x, y)
+        inverse, index = trace(self.place, cam_from_world, x, y)
         x, y, index = x.ravel(), y.ravel(), index.ravel()
         depth = np.asarray(1 / inverse.ravel(), dtype=np.float32)
         colour = np.empty((x.size, 3), dtype=np.float32)
@@ -83,8 +83,8 @@ class Renderer:
 
     def _look_up(self, i: int, cam_from_world: NDArray[np.float64], x: Float32, y: Float32, depth: Float32) -> Float32:
         """Colours (N, 3) of rays that meet surface i at the given depths, from the two nearest levels of its pyramid."""
-        surface, levels = self.room.surfaces[i], self.pyramids[i]
-        u, v = _texture_position(surface, cam_from_world, x, y, depth)
+        surface, levels = self.place.surfaces[i], self.pyramids[i]
+        u, v = texture_position(surface, cam_from_world, x, y, depth)
         # One sample's area on the plane is depth^3 / |offset| times its area on the image plane z = 1.
         density = np.sqrt(levels[0].shape[0] * levels[0].shape[1] / (surface.size[0] * surface.size[1]))
         texels = density * self._sample_size / np.sqrt(abs(plane(surface, cam_from_world)[1]))
@@ -109,18 +109,6 @@ class Renderer:
         if exposure.noise > 0:
             value += np.float32(exposure.noise) * random.standard_normal(value.shape, dtype=np.float32)
         return np.clip(np.rint(value), 0, 255).astype(np.uint8)
-
-
-def _texture_position(
-    surface: Surface, cam_from_world: NDArray[np.float64], x: Float32, y: Float32, depth: Float32
-) -> tuple[Float32, Float32]:
-    """Position on the surface, 0..1 along its width and height."""
-    from_origin = pose.center(cam_from_world) - surface.origin
-    position = []
-    for axis, length in ((surface.right, surface.size[0]), (surface.down, surface.size[1])):
-        a, b, c = (cam_from_world[:, :3] @ axis / length).astype(np.float32)
-        position.append(np.float32(from_origin @ axis / length) + depth * (a * x + (b * y + c)))
-    return position[0], position[1]
 
 
 def _sample(level: Image, u: Float32, v: Float32) -> Float32:

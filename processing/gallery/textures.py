@@ -9,22 +9,26 @@ import numpy as np
 
 from processing.gallery.noise import Float32, Image, Rng, fractal_noise, smooth_noise, to_image
 from processing.gallery.paintings import painting
-from processing.gallery.room import Room, Surface
+from processing.gallery.room import Place, Room, Surface
 
 DENSITY = {"floor": 220, "ceiling": 140}  # texels per metre
 DEFAULT_DENSITY = 300
 
 
-def make_textures(room: Room, seed: int) -> list[Image]:
+def make_textures(place: Room | Place, seed: int) -> list[Image]:
     """An RGB texture for every surface of the room; no two surfaces share one."""
+    return [texture for room in place.rooms for texture in _room_textures(room, seed)]
+
+
+def _room_textures(room: Room, seed: int) -> list[Image]:
     textures = [make_texture(surface, np.random.default_rng([seed, zlib.crc32(surface.name.encode())])) for surface in room.surfaces]
     for i, surface in enumerate(room.shell):
         if surface.material == "floor":
-            textures[i] = _stand_on(room, surface, textures[i])
+            textures[i] = stand_on(room, surface, textures[i])
     return textures
 
 
-def _stand_on(room: Room, floor: Surface, texture: Image) -> Image:
+def stand_on(room: Room, floor: Surface, texture: Image) -> Image:
     """The floor with the soft shadows of what stands on it."""
     shade = np.ones(texture.shape[:2], dtype=np.float32)
     scale = np.array([texture.shape[1], texture.shape[0]]) / floor.size
@@ -43,17 +47,17 @@ def make_texture(surface: Surface, rng: Rng) -> Image:
     width, height = (max(8, round(side * density)) for side in surface.size)
     material = surface.material.removesuffix("-top")
     if material.startswith("wall-"):
-        image = _hang_pictures(rng, WALLS[material](rng, height, width), density)
+        image = hang_pictures(rng, WALLS[material](rng, height, width), density)
     elif material == "floor":
         image = _lay_rugs(rng, parquet(rng, height, width, density), density)
     elif material == "ceiling":
         image = ceiling(rng, height, width, density)
     else:
-        image = _furniture(rng, material, height, width, density)
-    return to_image(image.astype(np.float32) * _light(surface, rng, height, width))
+        image = furniture(rng, material, height, width, density)
+    return to_image(image.astype(np.float32) * light(surface, rng, height, width))
 
 
-def _light(surface: Surface, rng: Rng, height: int, width: int) -> Float32:
+def light(surface: Surface, rng: Rng, height: int, width: int) -> Float32:
     """Uneven light (H, W, 1): soft spots, darker towards edges, each side of a piece of furniture in its own shade."""
     spots = 0.82 + 0.32 * smooth_noise(rng, height, width, max(height, width, 8) / 4)
     x = np.abs(np.linspace(-1, 1, width, dtype=np.float32))[None] ** 8
@@ -87,11 +91,11 @@ def plaster(rng: Rng, height: int, width: int) -> Float32:
     image[flaked] = image[flaked] * 0.5 + np.array([40, 55, 62], dtype=np.float32)
     wall = to_image(image)  # cv2 draws smooth edges on 8-bit images only
     for _ in range(width // 22):
-        _crack(rng, wall)
+        crack(rng, wall)
     return wall.astype(np.float32)
 
 
-def _crack(rng: Rng, image: Image) -> None:
+def crack(rng: Rng, image: Image) -> None:
     """A thin dark line that keeps its direction, roughly."""
     height, width = image.shape[:2]
     count = int(rng.integers(8, 26))
@@ -107,13 +111,13 @@ def panel(rng: Rng, height: int, width: int) -> Float32:
     x = 0
     while x < width:
         w = int(min(rng.uniform(28, 62), width - x))
-        image[:, x : x + w] = _board(rng, height, w, np.array([122, 96, 74]) * rng.uniform(0.7, 1.35))
+        image[:, x : x + w] = board(rng, height, w, np.array([122, 96, 74]) * rng.uniform(0.7, 1.35))
         image[:, x : x + 2] *= 0.4
         x += max(w, 1)
     return image
 
 
-def _board(rng: Rng, length: int, width: int, colour: np.ndarray) -> Float32:
+def board(rng: Rng, length: int, width: int, colour: np.ndarray) -> Float32:
     """A board of wood (length, width, 3), its grain running down."""
     rows, columns = np.mgrid[:length, :width].astype(np.float32)
     wave = smooth_noise(rng, length, width, 60) * 9
@@ -145,7 +149,7 @@ def wallpaper(rng: Rng, height: int, width: int) -> Float32:
 WALLS = {"wall-brick": brick, "wall-plaster": plaster, "wall-panel": panel, "wall-paper": wallpaper}
 
 
-def _hang_pictures(rng: Rng, wall: Float32, density: int) -> Float32:
+def hang_pictures(rng: Rng, wall: Float32, density: int) -> Float32:
     """Columns of framed pictures along a wall, one or two high."""
     height, width = wall.shape[:2]
     x = rng.uniform(0.1, 0.3) * density
@@ -156,25 +160,25 @@ def _hang_pictures(rng: Rng, wall: Float32, density: int) -> Float32:
         top, floor = rng.uniform(0.2, 0.4) * density, height - rng.uniform(0.35, 0.6) * density
         if w < 0.95 * density:
             middle = (top + floor) / 2 + rng.uniform(-0.2, 0.2) * density
-            _hang(rng, wall, x, top, w, middle - top - 0.08 * density)
-            _hang(rng, wall, x, middle + 0.08 * density, w * rng.uniform(0.8, 1), floor - middle - 0.08 * density)
+            hang(rng, wall, x, top, w, middle - top - 0.08 * density)
+            hang(rng, wall, x, middle + 0.08 * density, w * rng.uniform(0.8, 1), floor - middle - 0.08 * density)
         else:
-            _hang(rng, wall, x, top + 0.2 * density, w, floor - top - rng.uniform(0.3, 0.7) * density)
+            hang(rng, wall, x, top + 0.2 * density, w, floor - top - rng.uniform(0.3, 0.7) * density)
         x += w + rng.uniform(0.12, 0.35) * density
 
 
-def _hang(rng: Rng, wall: Float32, x: float, y: float, w: float, h: float) -> None:
+def hang(rng: Rng, wall: Float32, x: float, y: float, w: float, h: float) -> None:
     """Paint one framed picture, with its shadow, into a wall; x, y, w, h in texels, frame included."""
     left, top, width, height = (int(v) for v in (x, y, w, h))
     frame = int(rng.integers(9, 19))
     shadow = wall[top + 4 : top + height + 9, left + 3 : left + width + 7]
     shadow *= 0.55
-    wall[top : top + height, left : left + width] = _frame(rng, height, width, frame)
+    wall[top : top + height, left : left + width] = picture_frame(rng, height, width, frame)
     inner = painting(rng, height - 2 * frame, width - 2 * frame)
     wall[top + frame : top + height - frame, left + frame : left + width - frame] = inner
 
 
-def _frame(rng: Rng, height: int, width: int, thickness: int) -> Float32:
+def picture_frame(rng: Rng, height: int, width: int, thickness: int) -> Float32:
     """A moulded frame (H, W, 3): lighter and darker ridges, carved at random."""
     colour = np.array([[168, 132, 62], [66, 44, 30], [198, 190, 176], [34, 34, 38]], dtype=np.float32)[rng.integers(4)]
     rows, columns = np.mgrid[:height, :width]
@@ -194,7 +198,7 @@ def parquet(rng: Rng, height: int, width: int, density: int) -> Float32:
             length = int(rng.uniform(0.5, 1.3) * density)
             start, stop, depth = max(x, 0), min(x + length, width), min(step, height - y)
             if stop > start:
-                plank = _board(rng, stop - start, depth, np.array([176, 128, 80]) * rng.uniform(0.7, 1.2))
+                plank = board(rng, stop - start, depth, np.array([176, 128, 80]) * rng.uniform(0.7, 1.2))
                 image[y : y + depth, start:stop] = plank.transpose(1, 0, 2)
                 image[y : y + depth, start : start + 1] *= 0.4
             x += length
@@ -231,13 +235,14 @@ def ceiling(rng: Rng, height: int, width: int, density: int) -> Float32:
     return image
 
 
-def _furniture(rng: Rng, material: str, height: int, width: int, density: int) -> Float32:
+def furniture(rng: Rng, material: str, height: int, width: int, density: int) -> Float32:
+    """Wood, small pictures on plaster, or one painting all over; edges marked."""
     if material == "wood":
-        image = _board(rng, width, height, np.array([140, 92, 60])).transpose(1, 0, 2).copy()
+        image = board(rng, width, height, np.array([140, 92, 60])).transpose(1, 0, 2).copy()
     elif material == "pictures":
         image = plaster(rng, height, width)
         if width > density and height > density:
-            return _hang_pictures(rng, image, density)
+            return hang_pictures(rng, image, density)
     else:
         image = painting(rng, height, width, None if material == "abstract" else material).astype(np.float32)
     edge = max(2, int(0.012 * density))

@@ -67,10 +67,15 @@ def _pose(turn: float, stretch: float, height: float, heading: float, tilt: floa
     """cam_from_world of a camera on the stretched ellipse; `heading` is from the outward direction; degrees, `turn` in radians."""
     place = CENTRE + stretch * RADII * np.array([np.cos(turn), np.sin(turn)])
     outward = np.arctan2(np.sin(turn) / RADII[1], np.cos(turn) / RADII[0])
-    yaw, tilt, roll = outward + np.radians(heading), np.radians(tilt), np.radians(roll)
+    return looking(np.array([*place, height]), outward + np.radians(heading), tilt, roll)
+
+
+def looking(center: Array, yaw: float, tilt: float, roll: float) -> Array:
+    """cam_from_world (3, 4) of a camera at `center` (3,); `yaw` in radians from the x axis, `tilt` and `roll` in degrees."""
+    tilt, roll = np.radians(tilt), np.radians(roll)
     forward = np.array([np.cos(yaw) * np.cos(tilt), np.sin(yaw) * np.cos(tilt), np.sin(tilt)])
     right = np.array([np.sin(yaw), -np.cos(yaw), 0.0])
     down = np.cross(forward, right)
     c, s = np.cos(roll), np.sin(roll)
     rotation = np.stack([c * right + s * down, c * down - s * right, forward])
-    return np.column_stack([rotation, -rotation @ np.array([*place, height])])
+    return np.column_stack([rotation, -rotation @ center])

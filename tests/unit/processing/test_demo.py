@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -18,6 +19,7 @@ from d2s.geometry.camera import project
 from processing.adapters import demo
 from processing.adapters.base import AdapterOptions, SceneSource
 from processing.gallery.room import make_room, scene_coordinates
+from processing.gallery.scenes import SCENES
 from processing.gallery.textures import make_textures
 
 TINY = {"mapping_images": 20, "query_images": 4, "size": [320, 240]}
@@ -36,7 +38,7 @@ def source(tmp_path_factory) -> SceneSource:
 def textures_made_once(monkeypatch):
     """For tests that render the same room several times."""
     make = functools.lru_cache(lambda seed: make_textures(make_room(), seed))
-    monkeypatch.setattr(demo, "make_textures", lambda room, seed: make(seed))
+    monkeypatch.setitem(SCENES, "gallery", replace(SCENES["gallery"], make_textures=lambda room, seed: make(seed)))
 
 
 def pictures(source: SceneSource) -> dict[str, bytes]:
@@ -167,7 +169,7 @@ def test_a_killed_rendering_is_finished_by_the_next(tmp_path, source):
     ("options", "message"),
     [
         (AdapterOptions(), "folder to render into"),
-        (AdapterOptions(work_dir=Path("x"), scene="kitchen"), "demo scene 'kitchen'.*gallery"),
+        (AdapterOptions(work_dir=Path("x"), scene="kitchen"), "demo scene 'kitchen'.*gallery, stairs"),
         (AdapterOptions(work_dir=Path("x"), extra={"mapping_images": 0}), "mapping_images must be at least 1, not 0"),
         (AdapterOptions(work_dir=Path("x"), extra={"size": 640}), "whole numbers"),
         (AdapterOptions(work_dir=Path("x"), extra={"query_images": "many"}), "whole numbers"),
