@@ -11,24 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pycolmap
 
-from d2s.errors import FormatError, SettingsMismatchError
+from d2s.errors import SettingsMismatchError
 from d2s.features.base import settings_hash
 from d2s.features.table import make_extractor
 from d2s.geometry.camera import format_camera
 from d2s.matching.table import make_matcher, matcher_settings
-from d2s.scene.atomic import atomic_path, write_json
+from d2s.scene.atomic import write_json
 from d2s.scene.feature_store import FeatureReader
 from d2s.scene.label_store import LabelReader, write_labels
 from d2s.scene.manifest import Scene
 from processing.adapters.base import AdapterOptions, DroppedImage, SceneSource
 from processing.adapters.table import load_source
 from processing.feature_stage import extract_scene
+from processing.hloc.stages import HlocInput, HlocStages
 from processing.labels import LabelOptions, good_points, make_labels, point_table, require_labels
 from processing.report import make_report, summary
-from processing.sfm.colmap import Matches, SfmOptions, match_known_poses, quiet_colmap, restrict, triangulate, verify_matches
+from processing.sfm.colmap import Matches, SfmOptions, match_known_poses, restrict, triangulate, verify_matches
 from processing.sfm.matching import ReadFeatures, cached
+from processing.sfm.model_files import read_model, save_model
 from processing.sfm.reconstruction import match_photos, placed, reconstruct
 from processing.stages import Stages
 from processing.validation_split import MIN_TRAIN, with_validation
@@ -54,10 +55,12 @@ class Settings:
     sfm: SfmOptions = field(default_factory=SfmOptions)
     labels: LabelOptions = field(default_factory=LabelOptions)
     skip_bad_images: bool = False
+    hloc: HlocInput | None = None
+    """hloc's outputs to read instead of extracting and triangulating."""
 
     def record(self) -> dict[str, Any]:
         """What decides the result and can be told before anything is read, as JSON values."""
-        return {
+        own = {
             "dataset": self.dataset,
             "gt": self.adapter.gt,
             "camera": self.adapter.camera,
@@ -70,6 +73,7 @@ class Settings:
             "labels": asdict(self.labels),
             "skip_bad_images": self.skip_bad_images,
         }
+        return own if self.hloc is None else {**own, "hloc": self.hloc.record()}
 
 
 def preprocess(settings: Settings, folder: Path, overwrite: bool = False) -> dict[str, Any]:
@@ -85,8 +89,7 @@ def preprocess(settings: Settings, folder: Path, overwrite: bool = False) -> dic
     stages = Stages(folder)
     stages.run("settings", settings.record(), (), dict)
     source = _read_source(settings, stages)
-    scene, dropped = _extract(settings, folder, source, stages)
-    scene, dropped, sfm = _map(settings, folder, replace(source, scene=scene, dropped=dropped), stages)
+    scene, dropped, sfm = _make_map(settings, folder, source, stages)
     labels = stages.run("labels", {}, ("labels.h5",), lambda: _label(settings, folder, scene))
     counts = _label_counts(folder, scene)
     report = make_report(scene, dropped, counts, sfm, labels, stages.seconds)
@@ -148,6 +151,17 @@ def digest(source: SceneSource) -> dict[str, Any]:
         for image in scene.images
     ]  # fmt: skip
     return {"images": len(rows), "content": settings_hash({"rows": rows})}
+
+
+def _make_map(
+    settings: Settings, folder: Path, source: SceneSource, stages: Stages
+) -> tuple[Scene, tuple[DroppedImage, ...], dict[str, Any]]:
+    """Features and SfM model, our own or hloc's; gives the scene, all dropped images, and what to report of the model."""
+    if settings.hloc is not None:
+        found = HlocStages(settings.hloc, folder).run(source, stages)
+        return found.scene, found.dropped, found.sfm
+    scene, dropped = _extract(settings, folder, source, stages)
+    return _map(settings, folder, replace(source, scene=scene, dropped=dropped), stages)
 
 
 def _extract(settings: Settings, folder: Path, source: SceneSource, stages: Stages) -> tuple[Scene, tuple[DroppedImage, ...]]:
@@ -216,29 +230,12 @@ def _publish_map(settings: Settings, folder: Path, train: Scene, read: ReadFeatu
     }
 
 
-def save_model(model: pycolmap.Reconstruction, folder: Path) -> None:
-    """Write a COLMAP model, by rename."""
-    with atomic_path(folder) as temporary:
-        temporary.mkdir()
-        model.write_binary(str(temporary))
-
-
-def read_model(folder: Path) -> pycolmap.Reconstruction:
-    """The COLMAP model that an earlier stage wrote. Raises FormatError when it is damaged."""
-    try:
-        with quiet_colmap():
-            return pycolmap.Reconstruction(str(folder))
-    except Exception as error:  # pycolmap raises whatever its C++ code threw: ValueError, IndexError, RuntimeError, MemoryError
-        reason = " ".join(str(error).split())[:200]
-        raise FormatError(f"The COLMAP model {folder} is damaged ({reason}).", "Start anew with --overwrite.") from None
-
-
 def _label(settings: Settings, folder: Path, scene: Scene) -> dict[str, Any]:
     """Labels of the training images; too few are an error."""
     train = scene.split("train")
     table = point_table(read_model(folder / "sfm"))
     with FeatureReader(folder / "features.h5") as reader:
-        rows = {image.name: len(reader.read(image.name)) for image in train}
+        rows = {image.name: reader.count(image.name) for image in train}
     labels = dict(make_labels(table, rows, settings.labels))
     require_labels([int(label.valid.sum()) for label in labels.values()], settings.labels, ADVICE)
     write_labels(folder / "labels.h5", labels.items())

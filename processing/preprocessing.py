@@ -21,8 +21,12 @@ from d2s.features.table import FEATURES
 from d2s.matching.table import MATCHERS
 from processing.adapters.base import AdapterOptions
 from processing.adapters.table import ADAPTERS
+from processing.hloc.options import add_hloc_arguments, hloc_input
 from processing.labels import LabelOptions
 from processing.pipeline import Settings, preprocess
+from processing.pseudo.options import add_pseudo_arguments, pseudo_options, wanted
+from processing.pseudo.report import report_lines as pseudo_lines
+from processing.pseudo.stage import make_pseudo_labels
 from processing.report import report_lines
 from processing.sfm.colmap import SfmOptions
 
@@ -32,8 +36,6 @@ DEMO_SCENE = "gallery"
 
 NOT_YET = {
     "process_train_data_augmentation": "make augmented copies of the training images",
-    "process_unlabel_data": "label further images by a trained model",
-    "process_unlabel_data_pls_augment": "label augmented copies of further images",
 }
 """Options that command lines of the published code have: accepted when false, so that these run."""
 
@@ -62,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--demo_option", action="append", default=[], metavar="KEY=VALUE", help=demo)
     _add_feature_arguments(parser.add_argument_group("features"))
     _add_sfm_arguments(parser.add_argument_group("structure from motion and labels"))
+    add_pseudo_arguments(parser.add_argument_group("photos without labels"))
     flag(parser, "--skip_bad_images", False, "leave out images that cannot be read, instead of stopping")
     flag(parser, "--overwrite", False, "start anew, whatever an earlier run left in the scene's folder")
     parser.add_argument("--seed", type=int, default=0, help="seed of every random number (default: 0)")
@@ -80,7 +83,7 @@ def _add_feature_arguments(group: Any) -> None:
 def _add_sfm_arguments(group: Any) -> None:
     sfm, labels = SfmOptions(), LabelOptions()
     group.add_argument("--sfm", choices=("auto", "hloc", "native"), default="auto", help="who makes the SfM model (default: auto)")
-    group.add_argument("--hloc_out_dir", type=Path, default=None, help="outputs of hloc")
+    add_hloc_arguments(group)
     group.add_argument("--matcher", choices=MATCHERS, default="nn", help="nn: mutual nearest neighbours; lightglue (default: nn)")
     for name, default, text in (
         ("num_neighbors", sfm.num_neighbors, "images that each image is matched with, where there are too many for all pairs"),
@@ -95,9 +98,9 @@ def _add_sfm_arguments(group: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Preprocess one scene, or finish what a killed run began."""
     _refuse_not_yet(args)
-    _refuse_hloc(args)
     folder = scene_folder(args)
     settings = settings_from_args(args, folder)
+    pseudo = pseudo_options(args)
     writable_folder("--out_dir", args.out_dir)
     report = preprocess(settings, folder, args.overwrite)
     for line in (f"Scene {folder}", *report_lines(report)):
@@ -149,6 +152,7 @@ def settings_from_args(args: argparse.Namespace, folder: Path) -> Settings:
             LabelOptions(), min_track_length=args.min_track_length, max_error_px=args.max_reprojection_error, min_angle_deg=args.min_angle
         ),
         skip_bad_images=args.skip_bad_images,
+        hloc=hloc_input(args, args.dataset, folder),
     )
 
 
@@ -156,11 +160,6 @@ def _refuse_not_yet(args: argparse.Namespace) -> None:
     for name, text in NOT_YET.items():
         if getattr(args, name):
             raise InputError(f"--{name}: this version does not {text}.", "Leave the option out.")
-
-
-def _refuse_hloc(args: argparse.Namespace) -> None:
-    if args.sfm == "hloc" or args.hloc_out_dir is not None:
-        raise InputError("This version makes its own SfM models and does not read hloc's.", "Leave out --sfm hloc and --hloc_out_dir.")
 
 
 def _require_positive(args: argparse.Namespace, *names: str) -> None:

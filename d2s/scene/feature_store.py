@@ -31,6 +31,10 @@ class FeatureReader(H5Reader):
         """Settings that made the file; empty when another program wrote it."""
         return dict(json.loads(self._file.attrs.get("settings", "{}")))
 
+    def count(self, name: str) -> int:
+        """Number of keypoints of one image."""
+        return len(self._arrays(name, "keypoints")[0])  # a small array: the descriptors are what takes time
+
     def read(self, name: str) -> LocalFeatures:
         """Features of one image, in the order of the file's rows; scores are 1 where the file has none."""
         keypoints, descriptors, (width, height) = self._arrays(name, "keypoints", "descriptors", "image_size")
