@@ -23,6 +23,7 @@ from d2s.scene.label_store import LabelReader, write_labels
 from d2s.scene.manifest import Scene
 from processing.adapters.base import AdapterOptions, DroppedImage, SceneSource
 from processing.adapters.table import load_source
+from processing.depth_labels import DepthOptions, depth_corrected
 from processing.feature_stage import extract_scene
 from processing.hloc.stages import HlocInput, HlocStages
 from processing.labels import LabelOptions, good_points, make_labels, point_table, require_labels
@@ -57,6 +58,8 @@ class Settings:
     skip_bad_images: bool = False
     hloc: HlocInput | None = None
     """hloc's outputs to read instead of extracting and triangulating."""
+    depth: DepthOptions | None = None
+    """Depth images that correct the labels; None for labels as triangulated."""
 
     def record(self) -> dict[str, Any]:
         """What decides the result and can be told before anything is read, as JSON values."""
@@ -73,7 +76,8 @@ class Settings:
             "labels": asdict(self.labels),
             "skip_bad_images": self.skip_bad_images,
         }
-        return own if self.hloc is None else {**own, "hloc": self.hloc.record()}
+        asked = {"hloc": self.hloc, "depth": self.depth}  # only what is asked for is recorded: scenes of earlier versions stay valid
+        return {**own, **{name: part.record() for name, part in asked.items() if part is not None}}
 
 
 def preprocess(settings: Settings, folder: Path, overwrite: bool = False) -> dict[str, Any]:
@@ -233,7 +237,7 @@ def _publish_map(settings: Settings, folder: Path, train: Scene, read: ReadFeatu
 def _label(settings: Settings, folder: Path, scene: Scene) -> dict[str, Any]:
     """Labels of the training images; too few are an error."""
     train = scene.split("train")
-    table = point_table(read_model(folder / "sfm"))
+    table, depth = depth_corrected(point_table(read_model(folder / "sfm")), scene, settings.depth)
     with FeatureReader(folder / "features.h5") as reader:
         rows = {image.name: reader.count(image.name) for image in train}
     labels = dict(make_labels(table, rows, settings.labels))
@@ -245,6 +249,7 @@ def _label(settings: Settings, folder: Path, scene: Scene) -> dict[str, Any]:
         "reprojection_error": summary(table.error[good]),
         "triangulation_angle": summary(table.angle_deg[good]),
         "points_refused": int((~good).sum()),
+        **depth,
     }
 
 

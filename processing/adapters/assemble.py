@@ -102,4 +102,5 @@ def units_of(options: AdapterOptions, default: str) -> str:
 def refuse_gt(options: AdapterOptions, dataset: str) -> None:
     """Raise InputError when a pseudo ground truth is asked for where the format has one set of poses only."""
     if options.gt != "original" or options.gt_file is not None:
-        raise InputError(f"--gt {options.gt} / --gt_file do not apply to --dataset {dataset}.", "They belong to 7scenes, 12scenes and Cambridge; leave them out.")
+        remedy = "They belong to 7scenes, 12scenes and Cambridge; leave them out."
+        raise InputError(f"--gt {options.gt} / --gt_file do not apply to --dataset {dataset}.", remedy)
