@@ -29,7 +29,7 @@ def extract_scene(
     Raises InputError for an image that cannot be read, unless `skip_bad_images`.
     """
     settings = extractor.settings()
-    if _is_published(path, settings, [image.name for image in images]):
+    if is_published(path, settings, [image.name for image in images]):
         return []
     writer = FeatureWriter(path, settings)
     todo = [(image.name, scene.path(image)) for image in images if image.name not in writer.done]
@@ -53,7 +53,7 @@ def extract_scene(
     return dropped
 
 
-def _is_published(path: Path, settings: dict[str, Any], names: Sequence[str]) -> bool:
+def is_published(path: Path, settings: dict[str, Any], names: Sequence[str]) -> bool:
     """Whether the file is whole: a run may be killed between publishing it and noting that."""
     if not path.is_file():
         return False

@@ -21,11 +21,14 @@ from d2s.features.table import FEATURES
 from d2s.matching.table import MATCHERS
 from processing.adapters.base import AdapterOptions
 from processing.adapters.table import ADAPTERS
+from processing.augmentation.options import add_augment_arguments, augment_options
+from processing.augmentation.stage import augment
+from processing.augmentation.stage import report_lines as augment_lines
+from processing.depth_options import add_depth_arguments, depth_options
 from processing.hloc.options import add_hloc_arguments, hloc_input
 from processing.labels import LabelOptions
 from processing.pipeline import Settings, preprocess
-from processing.pseudo.options import add_pseudo_arguments, pseudo_options, wanted
-from processing.pseudo.report import report_lines as pseudo_lines
+from processing.pseudo.options import add_pseudo_arguments, pseudo_options
 from processing.pseudo.stage import make_pseudo_labels
 from processing.report import report_lines
 from processing.sfm.colmap import SfmOptions
@@ -33,11 +36,6 @@ from processing.sfm.colmap import SfmOptions
 logger = logging.getLogger(__name__)
 
 DEMO_SCENE = "gallery"
-
-NOT_YET = {
-    "process_train_data_augmentation": "make augmented copies of the training images",
-}
-"""Options that command lines of the published code have: accepted when false, so that these run."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,12 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--demo_option", action="append", default=[], metavar="KEY=VALUE", help=demo)
     _add_feature_arguments(parser.add_argument_group("features"))
     _add_sfm_arguments(parser.add_argument_group("structure from motion and labels"))
+    add_depth_arguments(parser.add_argument_group("labels corrected by depth"))
+    add_augment_arguments(parser.add_argument_group("augmented copies"))
     add_pseudo_arguments(parser.add_argument_group("photos without labels"))
     flag(parser, "--skip_bad_images", False, "leave out images that cannot be read, instead of stopping")
     flag(parser, "--overwrite", False, "start anew, whatever an earlier run left in the scene's folder")
     parser.add_argument("--seed", type=int, default=0, help="seed of every random number (default: 0)")
-    for name, text in NOT_YET.items():
-        flag(parser, f"--{name}", False, f"{text}; not in this version")
 
 
 def _add_feature_arguments(group: Any) -> None:
@@ -97,14 +95,19 @@ def _add_sfm_arguments(group: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Preprocess one scene, or finish what a killed run began."""
-    _refuse_not_yet(args)
     folder = scene_folder(args)
     settings = settings_from_args(args, folder)
+    copies = augment_options(args)
     pseudo = pseudo_options(args)
     writable_folder("--out_dir", args.out_dir)
     report = preprocess(settings, folder, args.overwrite)
     for line in (f"Scene {folder}", *report_lines(report)):
         logger.info("%s", line)
+    if copies is not None:
+        for line in augment_lines(augment(folder, copies, settings.device, settings.weights, settings.batch)):
+            logger.info("%s", line)
+    if pseudo is not None:
+        make_pseudo_labels(settings, pseudo, folder)
     scene = folder.relative_to(Path(args.out_dir) / args.dataset).as_posix()
     logger.info("Next: d2s train --dataset %s --scene %s --data_dir %s", args.dataset, scene, args.out_dir)
     return 0
@@ -152,14 +155,9 @@ def settings_from_args(args: argparse.Namespace, folder: Path) -> Settings:
             LabelOptions(), min_track_length=args.min_track_length, max_error_px=args.max_reprojection_error, min_angle_deg=args.min_angle
         ),
         skip_bad_images=args.skip_bad_images,
+        depth=depth_options(args),
         hloc=hloc_input(args, args.dataset, folder),
     )
-
-
-def _refuse_not_yet(args: argparse.Namespace) -> None:
-    for name, text in NOT_YET.items():
-        if getattr(args, name):
-            raise InputError(f"--{name}: this version does not {text}.", "Leave the option out.")
 
 
 def _require_positive(args: argparse.Namespace, *names: str) -> None:

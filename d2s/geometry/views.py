@@ -81,7 +81,7 @@ class Homography:
 
     def invert_points(self, pixels: ArrayLike) -> Array:
         """Pixels (N, 2) of the new image in the source image."""
-        return _homography(np.linalg.inv(self.matrix), pixels)
+        return _homography(np.asarray(np.linalg.inv(self.matrix), dtype=np.float64), pixels)
 
     def apply_image(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The new image (H, W) or (H, W, 3)."""
