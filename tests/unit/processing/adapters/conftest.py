@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pycolmap
 import pytest
 from PIL import Image
 
@@ -108,3 +109,71 @@ def write_seven_scenes(miniature, write_image) -> Callable[..., dict[str, View]]
         return view_of
 
     return write
+
+
+@dataclass(frozen=True)
+class Radial:
+    """A SIMPLE_RADIAL camera as a test writes it: size and f, cx, cy, k, the pixels in COLMAP's convention."""
+
+    size: tuple[int, int]
+    params: tuple[float, float, float, float]
+
+    def pixels(self, view: View, points: np.ndarray, scale: tuple[float, float] = (1.0, 1.0)) -> np.ndarray:
+        """Where the camera sees the points in an image resized by `scale` (x, y); in our convention, top-left pixel centre at 0."""
+        f, cx, cy, k = self.params
+        rays = points - view.center
+        normalised = np.column_stack([rays @ view.right, rays @ view.down]) / (rays @ view.forward)[:, None]
+        bent = normalised * (1 + k * (normalised**2).sum(axis=1, keepdims=True))
+        return (f * bent + [cx, cy]) * scale - 0.5
+
+
+@pytest.fixture
+def radial() -> type[Radial]:
+    """The class, for tests that make cameras."""
+    return Radial
+
+
+@pytest.fixture
+def write_sfm_model(miniature) -> Callable[..., None]:
+    """Writes a COLMAP model with points and observations: `images` maps name -> (camera id, View), `cameras` id -> Radial.
+
+    Image ids are neither the camera's nor the order. `kind`: "txt", "bin" (with rigs and frames) or "old bin" (without).
+    """
+
+    def write(folder: Path, cameras: dict[int, Radial], images: dict[str, tuple[int, View]], kind: str = "bin") -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        ids = {name: 500 - 7 * index for index, name in enumerate(images)}
+        lines = []
+        for name, (camera_id, view) in images.items():
+            pixels = cameras[camera_id].pixels(view, miniature.points) + 0.5
+            lines.append(f"{ids[name]} {view.colmap_fields()} {camera_id} {name}")
+            lines.append(" ".join(f"{x} {y} {10 + i}" for i, (x, y) in enumerate(pixels)))
+        (folder / "images.txt").write_text("\n".join(lines) + "\n")
+        sizes = {i: f"{c.size[0]} {c.size[1]} {' '.join(map(repr, c.params))}" for i, c in cameras.items()}
+        (folder / "cameras.txt").write_text("".join(f"{i} SIMPLE_RADIAL {text}\n" for i, text in sizes.items()))
+        tracks = [" ".join(f"{ids[name]} {i}" for name in images) for i in range(len(miniature.points))]
+        points = [f"{10 + i} {x} {y} {z} 9 9 9 0.1 {tracks[i]}" for i, (x, y, z) in enumerate(miniature.points)]
+        (folder / "points3D.txt").write_text("\n".join(points) + "\n")
+        if kind != "txt":
+            pycolmap.Reconstruction(str(folder)).write_binary(str(folder))
+            for path in [*folder.glob("*.txt"), *(folder.glob("[rf]*.bin") if kind == "old bin" else [])]:
+                path.unlink()
+
+    return write
+
+
+@pytest.fixture
+def assert_radial(miniature) -> Callable[..., None]:
+    """Every image of the scene sees the points where its own camera, resized to the image on disk, sees them: to a hundredth of a pixel."""
+
+    def check(scene: Scene, view_of: dict[str, View], camera_of: dict[str, Radial]) -> None:
+        assert {image.name for image in scene.images} == set(view_of)
+        for image in scene.images:
+            found, in_front = project(scene.camera(image), pose.transform(image.cam_from_world, miniature.points))
+            with Image.open(scene.path(image)) as file:
+                scale = tuple(a / b for a, b in zip(file.size, camera_of[image.name].size, strict=True))
+            assert in_front.all(), image.name
+            expected = camera_of[image.name].pixels(view_of[image.name], miniature.points, scale)
+            np.testing.assert_allclose(found, expected, atol=1e-2, err_msg=image.name)
+
+    return check
