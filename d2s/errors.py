@@ -54,6 +54,10 @@ class ReconstructionError(D2SError):
     """Structure from motion or triangulation found too little to go on with."""
 
 
+class DownloadError(D2SError):
+    """A file could not be fetched, or is not the one that was fetched before."""
+
+
 class TrainingError(D2SError):
     """Training cannot go on (for example, the loss is not finite)."""
 
