@@ -11,6 +11,7 @@ from d2s.commands.options import run_command
 # Command -> (module with add_arguments and run, what it does). `processing` is named as text: d2s never imports it.
 COMMANDS: dict[str, tuple[str, str]] = {
     "preprocess": ("processing.preprocessing", "photos and poses become a scene: features, SfM model, labels"),
+    "download": ("processing.download", "fetch a public data set"),
     "train": ("d2s.commands.train", "learn a scene"),
     "eval": ("d2s.commands.eval", "localize the test images of a scene and report how well it went"),
     "localize": ("d2s.commands.localize", "pose of single images"),
