@@ -64,7 +64,7 @@ class NetworkExtractor:
         sources = [check_image(image) for image in images]
         resized = [shrink((to_gray if self.gray else to_rgb)(image), self.options.get("max_side")) for image in sources]
         results: dict[int, LocalFeatures] = {}
-        for rows in _equal_sizes([image for image, _ in resized], self.batch_size):
+        for rows in equal_sizes([image for image, _ in resized], self.batch_size):
             found = self._detect_padded(torch.stack([_to_tensor(resized[row][0]) for row in rows]))
             for row, detections in zip(rows, found, strict=True):
                 height, width = sources[row].shape[:2]
@@ -111,7 +111,7 @@ def _keep(mask: Tensor, *tensors: Tensor) -> Any:
     return tuple(tensor[mask] for tensor in tensors)
 
 
-def _equal_sizes(images: Sequence[NDArray[np.uint8]], limit: int) -> list[list[int]]:
+def equal_sizes(images: Sequence[NDArray[np.uint8]], limit: int) -> list[list[int]]:
     """Row numbers in groups of at most `limit` images of one size."""
     by_size: dict[tuple[int, ...], list[int]] = {}
     for row, image in enumerate(images):

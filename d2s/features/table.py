@@ -84,6 +84,22 @@ FEATURES: dict[str, FeatureSpec] = {
         package="kornia >= 0.8.3, which is for Python >= 3.11",
         options={"max_side": 1024, "score_threshold": 0.05},
     ),
+    "d2net": FeatureSpec(
+        "d2s.features.d2net.extractor:D2NetExtractor",
+        512,
+        "D2-Net, one network that describes and detects",
+        "Apache-2.0 (this project)",
+        weights="d2net",
+        options={
+            "max_side": 1600,
+            "max_sum_edges": 2800,
+            "scales": (1.0,),
+            "preprocessing": "caffe",
+            "use_relu": True,
+            "coordinates": "corrected",
+            "half": False,
+        },
+    ),
 }
 
 

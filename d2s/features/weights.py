@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 TIMEOUT_S = 30.0
 GITHUB = "https://raw.githubusercontent.com"
+D2NET = "https://dusmanu.com/files/d2-net"
+D2NET_LICENCE = "BSD-3-Clause-Clear (no patent licence); derived from VGG16 of Oxford, CC BY 4.0"
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,10 @@ WEIGHTS: dict[str, WeightFile] = {
         "Apache-2.0",
         git_blob="9da942e9c7406b8add3746bf98d4b1840233cd92",
     ),
+    # The authors give no checksum: the first download that proves to be a checkpoint records one.
+    "d2net": WeightFile("d2_tf.pth", f"{D2NET}/d2_tf.pth", D2NET_LICENCE),
+    "d2net-no-phototourism": WeightFile("d2_tf_no_phototourism.pth", f"{D2NET}/d2_tf_no_phototourism.pth", D2NET_LICENCE),
+    "d2net-ots": WeightFile("d2_ots.pth", f"{D2NET}/d2_ots.pth", D2NET_LICENCE),
 }
 
 

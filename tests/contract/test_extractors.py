@@ -1,4 +1,4 @@
-"""One suite over every local feature whose weights are on this machine (SuperPoint and XFeat: with random weights made here)."""
+"""One suite over every local feature whose weights are on this machine (SuperPoint, XFeat and D2-Net: with random weights made here)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from d2s.features.table import FEATURES, extractor_from_settings, make_extractor
 from d2s.features.weights import find_weights
 
 COUNT = 150
-MADE_HERE = ("superpoint", "superpoint-open", "xfeat")
+MADE_HERE = ("superpoint", "superpoint-open", "xfeat", "d2net")
 
 
 def random_state(name: str) -> dict[str, Any]:
@@ -27,6 +27,13 @@ def random_state(name: str) -> dict[str, Any]:
         from kornia.feature import XFeat
 
         return XFeat().net.state_dict()
+    if name == "d2net":
+        from d2s.features.d2net.network import D2Net
+
+        state = D2Net().state_dict()
+        for tensor in state.values():
+            tensor.normal_(0, (2 / tensor[0].numel()) ** 0.5 if tensor.ndim == 4 else 0.01)
+        return {"model": state}
     from d2s.features.superpoint import MAGIC_LEAP_NAMES, SuperPoint
 
     state = SuperPoint(batch_norm=name == "superpoint-open").state_dict()

@@ -12,7 +12,7 @@ from d2s.features.weights import WEIGHTS
 
 
 def test_the_promised_names_are_there() -> None:
-    assert list(FEATURES) == ["superpoint", "superpoint-open", "sift", "disk", "aliked", "xfeat"]
+    assert list(FEATURES) == ["superpoint", "superpoint-open", "sift", "disk", "aliked", "xfeat", "d2net"]
     assert all(spec.weights is None or spec.weights in WEIGHTS for spec in FEATURES.values())
 
 
