@@ -72,8 +72,8 @@ def _scene_folder(options: AdapterOptions) -> Path:
         return (folder / DATA).is_dir() or (folder / "info.txt").is_file() or (options.gt == "sfm" and find_model([folder]) is not None)
 
     first: InputError | None = None
-    for scene in _spellings(options.scene):
-        for parent in ("", SFM_FOLDER) if options.gt == "sfm" and scene else ("",):
+    for parent in ("", SFM_FOLDER) if options.gt == "sfm" and options.scene else ("",):
+        for scene in _spellings(options.scene):
             try:
                 return scene_folder(replace(options, scene=str(Path(parent) / scene) if scene else ""), "12scenes", looks_right, EXPECTED)
             except InputError as error:
