@@ -9,7 +9,7 @@ meets a wall inside a door goes on in the room behind it, so that rooms that no 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -269,6 +269,15 @@ def box(
         Surface(f"{name}-left", material, corner(-1, 1), -back, -up, (d, height)),
         Surface(f"{name}-top", f"{material}-top", corner(-1, 1), right, -back, (w, d)),
     )
+
+
+def hanging(solid: tuple[Surface, ...]) -> tuple[Surface, ...]:
+    """A box with its bottom, for one that hangs on a wall."""
+    front, top = solid[0], solid[-1]
+    bottom = replace(
+        top, name=front.name.removesuffix("-front") + "-bottom", origin=front.origin + front.size[1] * front.down, down=-top.down
+    )
+    return (bottom, *solid)
 
 
 def bar(name: str, material: str, start: ArrayLike, end: ArrayLike, width: float, height: float) -> tuple[Surface, ...]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from processing.gallery.museum import make_museum
+from processing.gallery.museum_textures import make_museum_textures
+from processing.gallery.museum_tour import museum_shots
 from processing.gallery.noise import Image
 from processing.gallery.room import Place, Room, make_room
 from processing.gallery.stairs import make_stairs
@@ -29,4 +32,5 @@ class RenderedScene:
 SCENES: dict[str, RenderedScene] = {
     "gallery": RenderedScene("gallery room", make_room, make_textures, shots, 150, 40),
     "stairs": RenderedScene("staircase of five storeys that look alike", make_stairs, make_stairs_textures, stairs_shots, 240, 60),
+    "museum": RenderedScene("museum of eleven rooms", make_museum, make_museum_textures, museum_shots, 1000, 150),
 }

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from processing.gallery.room import Array, Door, Place, Room, Surface, bar, box, shell
+from processing.gallery.room import Array, Door, Place, Room, Surface, bar, box, hanging, shell
 
 LANDINGS = 5
 LANDING, WIDTH, HEIGHT = 4.2, 2.4, 2.8
@@ -44,7 +44,7 @@ def _landing(k: int) -> Room:
     shared = (sides[i] if i in closed else replace(sides[i], model=sides[i].material) for i in range(len(sides)))
     x, z = at[0], at[2]
     furniture = (
-        box(f"landing{k}-radiator", "radiator", (x + 2.1, WIDTH - 0.08), (0.9, 0.12), 0.6, base=z + 0.12),
+        hanging(box(f"landing{k}-radiator", "radiator", (x + 2.1, WIDTH - 0.08), (0.9, 0.12), 0.6, base=z + 0.12)),
         box(f"landing{k}-planter", "planter", (x + 0.45, 0.22), (0.34, 0.34), 0.55, base=z),
     )
     return Room(tuple(shared), tuple(tuple(_like_its_kind(side, f"landing{k}-") for side in piece) for piece in furniture), tuple(doors))

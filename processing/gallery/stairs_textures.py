@@ -14,7 +14,7 @@ from processing.gallery.stairs import HEIGHT, WIDTH
 from processing.gallery.textures import board, crack, light, picture_frame
 
 DENSITY = 260  # texels per metre
-STICKERS, SCRATCHES = 2, 8  # per wall of a landing: what tells one storey from the next, apart from its door numbers and its drawing
+STICKERS, SCRATCHES = 1.0, 5.0  # per metre of wall: what tells one storey from the next, apart from its door numbers and its drawing
 CREAM, GREEN = (214, 204, 178), (88, 118, 104)
 RUNNER = 1.3  # metres: width of the carpet
 
@@ -245,19 +245,25 @@ def _rail(rng: Rng, height: int, width: int) -> Float32:
 def _with_details(surface: Surface, model: Image, rng: Rng) -> Image:
     """What only this storey has: numbers on the doors, a drawing, stickers, scratches."""
     wall = model.copy()
-    for _ in range(SCRATCHES):
+    for _ in range(round(SCRATCHES * surface.size[0])):
         crack(rng, wall)
     paper = wall.astype(np.float32)
-    for _ in range(STICKERS):
+    for _ in range(round(STICKERS * surface.size[0])):
         size = rng.uniform(0.07, 0.13)
         w, h = _texels(size, size * rng.uniform(0.6, 1.3))
-        _paste(paper, painting(rng, h, w), rng.uniform(0.1, surface.size[0] - 0.3), rng.uniform(0.4, 2.0))
+        _paste(paper, painting(rng, h, w), rng.uniform(0.1, surface.size[0] - 0.3), rng.uniform(0.4, surface.size[1] - 0.8))
+    if surface.name.startswith("landing"):
+        _add_signs(surface, paper, rng)
+    return to_image(paper)
+
+
+def _add_signs(surface: Surface, wall: Float32, rng: Rng) -> None:
+    """Numbers on the doors, and a drawing."""
     storey = int(surface.name.removeprefix("landing").split("-")[0]) + 1
     for number, left in enumerate(DETAILED[surface.material]):
-        _paste(paper, _number_plate(f"{storey}{number + (1 if 'south' in surface.name else 3):02d}"), left, 1.75)
+        _paste(wall, _number_plate(f"{storey}{number + (1 if 'south' in surface.name else 3):02d}"), left, 1.75)
     if surface.material == "landing-north":
-        _paste(paper, painting(rng, _texels(0.32)[0], _texels(0.26)[0], "strokes"), 3.88, 1.4)
-    return to_image(paper)
+        _paste(wall, painting(rng, _texels(0.32)[0], _texels(0.26)[0], "strokes"), 3.88, 1.4)
 
 
 def _number_plate(text: str) -> Image:
@@ -268,7 +274,7 @@ def _number_plate(text: str) -> Image:
     return plate
 
 
-DETAILED = {"landing-south": (0.76, 3.26), "landing-north": (0.96,)}
+DETAILED: dict[str, tuple[float, ...]] = {"landing-south": (0.76, 3.26), "landing-north": (0.96,), "flight-south": (), "flight-north": ()}
 """Materials that carry details, with the places (metres from the left) of the number plates on their doors."""
 
 PAINTERS = {

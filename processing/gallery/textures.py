@@ -49,7 +49,7 @@ def make_texture(surface: Surface, rng: Rng) -> Image:
     if material.startswith("wall-"):
         image = hang_pictures(rng, WALLS[material](rng, height, width), density)
     elif material == "floor":
-        image = _lay_rugs(rng, parquet(rng, height, width, density), density)
+        image = lay_rugs(rng, parquet(rng, height, width, density), density)
     elif material == "ceiling":
         image = ceiling(rng, height, width, density)
     else:
@@ -206,7 +206,7 @@ def parquet(rng: Rng, height: int, width: int, density: int) -> Float32:
     return image
 
 
-def _lay_rugs(rng: Rng, floor: Float32, density: int) -> Float32:
+def lay_rugs(rng: Rng, floor: Float32, density: int) -> Float32:
     """Three rugs with borders."""
     height, width = floor.shape[:2]
     for cx, cy, w, h, style in ((0.24, 0.5, 1.7, 2.5, "mosaic"), (0.55, 0.74, 2.4, 1.5, "grid"), (0.8, 0.36, 1.6, 2.0, "shapes")):
