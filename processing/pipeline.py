@@ -18,6 +18,7 @@ from d2s.features.table import make_extractor
 from d2s.geometry.camera import format_camera
 from d2s.matching.table import make_matcher, matcher_settings
 from d2s.scene.atomic import write_json
+from d2s.scene.extra_images import KINDS
 from d2s.scene.feature_store import FeatureReader
 from d2s.scene.label_store import LabelReader, write_labels
 from d2s.scene.manifest import Scene
@@ -25,7 +26,7 @@ from processing.adapters.base import AdapterOptions, DroppedImage, SceneSource
 from processing.adapters.table import load_source
 from processing.depth_labels import DepthOptions, depth_corrected
 from processing.feature_stage import extract_scene
-from processing.hloc.stages import HlocInput, HlocStages
+from processing.hloc.stages import HlocInput, hloc_stages
 from processing.labels import LabelOptions, good_points, make_labels, point_table, require_labels
 from processing.report import make_report, summary
 from processing.sfm.colmap import Matches, SfmOptions, match_known_poses, restrict, triangulate, verify_matches
@@ -37,7 +38,7 @@ from processing.validation_split import MIN_TRAIN, with_validation
 
 logger = logging.getLogger(__name__)
 
-OUTPUTS = ("scene.json", "stages.json", "report.json", "features.h5", "features.parts", "labels.h5", "sfm", "sfm_all")
+OUTPUTS = ("scene.json", "stages.json", "report.json", "features.h5", "features.parts", "labels.h5", "sfm", "sfm_all", "hloc", *KINDS)
 ADVICE = "Try more photos with more overlap, other --features (aliked), more --num_keypoints, or check poses and cameras."
 
 
@@ -89,7 +90,7 @@ def preprocess(settings: Settings, folder: Path, overwrite: bool = False) -> dic
     if overwrite:
         clear(folder)
     _refuse_foreign(folder)
-    _remove_leftovers(folder)
+    remove_leftovers(folder)
     stages = Stages(folder)
     stages.run("settings", settings.record(), (), dict)
     source = _read_source(settings, stages)
@@ -117,7 +118,7 @@ def _refuse_foreign(folder: Path) -> None:
         raise SettingsMismatchError(f"{folder} holds a scene of unknown settings.", "Give another --out_dir, or --overwrite to start anew.")
 
 
-def _remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path) -> None:
     """What a killed run had not yet published."""
     for path in folder.glob(".*.tmp"):
         if path.is_dir():
@@ -162,7 +163,7 @@ def _make_map(
 ) -> tuple[Scene, tuple[DroppedImage, ...], dict[str, Any]]:
     """Features and SfM model, our own or hloc's; gives the scene, all dropped images, and what to report of the model."""
     if settings.hloc is not None:
-        found = HlocStages(settings.hloc, folder).run(source, stages)
+        found = hloc_stages(settings.hloc, folder, source, stages)
         return found.scene, found.dropped, found.sfm
     scene, dropped = _extract(settings, folder, source, stages)
     return _map(settings, folder, replace(source, scene=scene, dropped=dropped), stages)
@@ -186,9 +187,7 @@ def _extract(settings: Settings, folder: Path, source: SceneSource, stages: Stag
     return scene, (*source.dropped, *(DroppedImage(**image) for image in bad))
 
 
-def _map(
-    settings: Settings, folder: Path, source: SceneSource, stages: Stages
-) -> tuple[Scene, tuple[DroppedImage, ...], dict[str, Any]]:
+def _map(settings: Settings, folder: Path, source: SceneSource, stages: Stages) -> tuple[Scene, tuple[DroppedImage, ...], dict[str, Any]]:
     """Make the SfM model; gives the scene (with poses found where none were known), all dropped images, and what to report."""
     outputs = ("sfm",) if source.poses_known else ("sfm", "sfm_all")
     with FeatureReader(folder / "features.h5") as reader:

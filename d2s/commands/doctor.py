@@ -28,7 +28,9 @@ OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python-head
 
 EXTRAS = {"serve": "for d2s serve, not in this version yet", "distributed": "for d2s run, not in this version yet"}
 HLOC_CLONES = ("Hierarchical-Localization", "Hierarchical_Localization")
-HLOC_HELP = "optional, and not used by this version yet: --sfm takes the native path"
+HLOC_HELP = "optional; --sfm auto takes the native path (third_party/README.md says how to get it)"
+HLOC_FILE = "extract_features.py"
+"""Tells hloc from another package of that name, our own `processing/hloc` among them."""
 WIDTH = 26
 
 
@@ -164,11 +166,13 @@ def devices() -> Iterator[Finding]:
 def find_hloc() -> Path | None:
     """The folder that holds the package `hloc`: installed, or cloned into `third_party/`; None when it is nowhere."""
     spec = importlib.util.find_spec("hloc")
-    if spec is not None and spec.submodule_search_locations:
-        return Path(next(iter(spec.submodule_search_locations))).parent
+    places = [Path(place) for place in (spec.submodule_search_locations or ())] if spec is not None else []
+    installed = next((place.parent for place in places if (place / HLOC_FILE).is_file()), None)
+    if installed is not None:
+        return installed
     third_party = Path(d2s.__file__).resolve().parent.parent / "third_party"
     clones = (third_party / name for name in HLOC_CLONES)
-    return next((clone for clone in clones if (clone / "hloc" / "__init__.py").is_file()), None)
+    return next((clone for clone in clones if (clone / "hloc" / HLOC_FILE).is_file()), None)
 
 
 def hloc() -> Finding:

@@ -18,7 +18,9 @@ from d2s.evaluation import wording
 from d2s.evaluation.evaluation import METRICS, REPORT, clear_scores, evaluate_folder
 from d2s.evaluation.predict import live, predict, save, stored
 from d2s.evaluation.sweep import RANKINGS, SweepEntry, best_entry, ranking_tolerance, sweep_checkpoint, sweep_table
+from d2s.features.table import is_foreign
 from d2s.localization.localizer import Localizer
+from d2s.localization.result import LocalizationResult
 from d2s.localization.table import DEFAULT_ESTIMATOR, ESTIMATORS, make_estimator
 from d2s.regressor.model_files import is_checkpoint_file, load_model, model_bytes
 from d2s.regressor.published import load_published
@@ -95,7 +97,7 @@ def _add_localization_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print a table, and say where the report is."""
     _check_combination(args)
-    folder = args.data_dir / args.dataset / args.scene
+    folder = folder_of(args)
     scene = Scene.load(folder)
     run_dir = RunDir(args.log_dir / (args.name or _default_name(args)))
     out = args.out or run_dir.path / "eval"
@@ -112,6 +114,11 @@ def run(args: argparse.Namespace) -> int:
     if args.eval_train:
         _evaluate_train(localizer, scene, path, args, folder, out / "train")
     return 0
+
+
+def folder_of(args: argparse.Namespace) -> Path:
+    """The preprocessed scene."""
+    return Path(args.data_dir / args.dataset / args.scene)
 
 
 def _check_combination(args: argparse.Namespace) -> None:
@@ -195,10 +202,20 @@ def _sweep(args: argparse.Namespace, run_dir: RunDir, scene: Scene, folder: Path
 def _evaluate_test(localizer: Localizer, scene: Scene, path: Path, args: argparse.Namespace, out: Path) -> None:
     images = scene.split("test")
     logger.info("Localizing %d test images of %s/%s with %s.", len(images), scene.dataset, scene.name, path)
-    results = predict(images, live(localizer, scene))
+    results = _predict_test(localizer, scene, folder_of(args))
     clear_scores(out)
     save(out, results)
     _show("test", evaluate_folder(out, scene, images, _about(localizer, path, "test", args), results), out)
+
+
+def _predict_test(localizer: Localizer, scene: Scene, folder: Path) -> dict[str, LocalizationResult]:
+    """From the image files, as a user would; from stored features where only another program can extract them."""
+    images = scene.split("test")
+    if not is_foreign(localizer.info.features):
+        return predict(images, live(localizer, scene))
+    logger.info("No extractor here equals %s: the stored features of the test images are used.", localizer.info.features["name"])
+    with FeatureReader(folder / FEATURES) as reader:
+        return predict(images, stored(localizer, scene, reader))
 
 
 def _evaluate_train(localizer: Localizer, scene: Scene, path: Path, args: argparse.Namespace, folder: Path, out: Path) -> None:

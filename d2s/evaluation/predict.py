@@ -43,8 +43,14 @@ def live(localizer: Localizer, scene: Scene) -> Locate:
 
 
 def stored(localizer: Localizer, scene: Scene, reader: FeatureReader) -> Locate:
-    """Localize from the scene's feature file."""
-    return lambda image: localizer.localize_features(reader.read(image.name), scene.camera(image))
+    """Localize from the scene's feature file; an image that it lacks is a failed query."""
+
+    def locate(image: SceneImage) -> LocalizationResult:
+        if image.name not in reader:
+            return failed(f"{reader.path} has no features of this image")
+        return localizer.localize_features(reader.read(image.name), scene.camera(image))
+
+    return locate
 
 
 def failed(reason: str) -> LocalizationResult:

@@ -145,12 +145,26 @@ def _import_factory(name: str, spec: FeatureSpec) -> Callable[..., Extractor]:
         ) from None
 
 
+FOREIGN = "hloc:"
+"""Begins the name of features that hloc made and no extractor here makes."""
+
+
+def is_foreign(settings: Mapping[str, Any]) -> bool:
+    """Whether settings are those of another program's features, which can be used where they are stored, but not extracted."""
+    return str(settings.get("name", "")).startswith(FOREIGN)
+
+
 def extractor_from_settings(settings: Mapping[str, Any], device: str = "cpu", weights: Path | None = None) -> Extractor:
     """The extractor whose `settings()` gave `settings`.
 
     Raises InputError when they describe none, WeightsError when the weights found here are not those that were used then.
     """
     options = dict(settings)
+    if is_foreign(settings):
+        raise InputError(
+            f"The scene's features are hloc's {settings['name'].removeprefix(FOREIGN)}, for which there is no equal extractor here.",
+            "Evaluate from stored features (d2s eval), or preprocess with one of --features.",
+        )
     try:
         name, num_keypoints = options.pop("name"), options.pop("num_keypoints")
     except KeyError as missing:
@@ -158,7 +172,7 @@ def extractor_from_settings(settings: Mapping[str, Any], device: str = "cpu", we
     expected = options.pop("weights_sha256", None)
     extractor = make_extractor(name, num_keypoints, device, weights, **options)
     found = extractor.settings().get("weights_sha256")
-    if found != expected:
+    if expected is not None and found != expected:  # unknown where another program extracted
         raise WeightsError(
             f"The weights of feature {name} found here (sha256 {found}) are not those that the scene was made with (sha256 {expected}).",
             "Give the right file with --weights, or preprocess and train the scene again.",

@@ -12,15 +12,13 @@ from typing import Any
 import numpy as np
 
 from d2s.errors import WeightsError
-from d2s.features.table import FEATURES
+from d2s.features.table import FEATURES, FOREIGN
 from d2s.features.weights import find_weights, sha256_of, weight_file
 from d2s.scene.atomic import read_json
 from processing.hloc.formats import HlocFeatures
 
 logger = logging.getLogger(__name__)
 
-FOREIGN = "hloc:"
-"""Begins the name of features for which we have no extractor."""
 DEFAULT_THRESHOLD = 0.005
 
 
@@ -96,7 +94,8 @@ def settings_record(recovered: Recovered, num_keypoints: int, descriptor_dim: in
         return {"name": recovered.name, "num_keypoints": num_keypoints, "descriptor_dim": descriptor_dim}
     spec = FEATURES[recovered.name]
     record = {"name": recovered.name, "num_keypoints": num_keypoints, **spec.options, **recovered.options}
-    return record if spec.weights is None else {**record, "weights_sha256": _weights_sha256(spec.weights, weights)}
+    found = None if spec.weights is None else _weights_sha256(spec.weights, weights)
+    return record if found is None else {**record, "weights_sha256": found}
 
 
 def _weights_sha256(name: str, explicit: Path | None) -> str | None:

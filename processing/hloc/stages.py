@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -22,10 +23,12 @@ from processing.adapters.base import DroppedImage, SceneSource
 from processing.feature_stage import PART
 from processing.hloc import agreement, precision
 from processing.hloc.convert import convert
+from processing.hloc.driver import Driver
 from processing.hloc.extractors import recover, settings_record
 from processing.hloc.formats import HlocFeatures, RawFeatures
 from processing.hloc.names import hloc_names
 from processing.hloc.outputs import HlocOutputs, load_model
+from processing.hloc.package import require_known_poses
 from processing.progress import track
 from processing.sfm.model_files import save_model
 from processing.stages import Stages
@@ -38,17 +41,24 @@ NO_FEATURES = "not in hloc's feature file"
 
 @dataclass(frozen=True)
 class HlocInput:
-    """What the user asked of hloc's outputs: which files, how many keypoints of each image."""
+    """What the user asked of hloc: to read `outputs`, or to run it with `drive` first. `reextract`: features anew, labels by place."""
 
-    outputs: HlocOutputs
     num_keypoints: int
+    outputs: HlocOutputs | None = None
+    drive: Driver | None = None
+    device: str = "cpu"
     weights: Path | None = None
+    reextract: bool = False
 
     def record(self) -> dict[str, Any]:
-        """What decides the result, as JSON values: names, sizes and times of the files."""
+        """What decides the result, as JSON values: names, sizes and times of the files that are read, or what is run."""
+        again = {"reextract": True} if self.reextract else {}
+        if self.drive is not None:
+            return {"drive": self.drive.options.record(), "folder": str(self.drive.folder.resolve()), **again}
+        assert self.outputs is not None
         model = sorted(path for path in self.outputs.sfm.iterdir() if path.suffix in (".bin", ".txt"))
         files = {path.name: _stamp(path) for path in (self.outputs.features, *model)}
-        return {"folder": str(self.outputs.folder.resolve()), "sfm": self.outputs.sfm.name, "files": files}
+        return {"folder": str(self.outputs.folder.resolve()), "sfm": self.outputs.sfm.name, "files": files, **again}
 
 
 def _stamp(path: Path) -> list[int]:
@@ -65,18 +75,30 @@ class HlocScene:
     sfm: dict[str, Any]
 
 
-class HlocStages:
-    """Reads one scene's outputs of hloc. The model is read once, and only when a stage needs it."""
+def hloc_stages(given: HlocInput, folder: Path, source: SceneSource, stages: Stages) -> HlocScene:
+    """Run hloc where that was asked for, write `features.h5` and `sfm/`, and give the scene with the model's poses."""
+    outputs = given.outputs
+    if given.drive is not None:
+        require_known_poses(source.poses_known)
+        start = time.monotonic()
+        outputs = given.drive.run(source.scene)  # does only what is not there already
+        stages.run("hloc", given.record(), (), lambda: {"features": outputs.features.name, "sfm": outputs.sfm.name}, started=start)
+    assert outputs is not None
+    return _Reading(given, outputs, folder).run(source, stages)
 
-    def __init__(self, given: HlocInput, folder: Path) -> None:
-        self.given, self.folder = given, folder
-        self.path, self.model_path = given.outputs.features, given.outputs.sfm
+
+class _Reading:
+    """Reads one scene's outputs of hloc."""
+
+    def __init__(self, given: HlocInput, outputs: HlocOutputs, folder: Path) -> None:
+        self.given, self.outputs, self.folder = given, outputs, folder
+        self.path, self.model_path = outputs.features, outputs.sfm
         self.recovered = recover(self.path)
 
     def run(self, source: SceneSource, stages: Stages) -> HlocScene:
-        """Write `features.h5` and `sfm/`, and give the scene with the model's poses."""
+        """Both stages."""
         logger.info("Reading hloc's outputs: %s, %s", self.path, self.model_path)
-        model = load_model(self.given.outputs)
+        model = load_model(self.outputs)
         with HlocFeatures(self.path) as reader:
             scene, dropped, hloc_name = self._scene(source, model, reader)
             settings = self._settings(reader, hloc_name)
@@ -88,7 +110,7 @@ class HlocStages:
         return HlocScene(scene, (*source.dropped, *dropped), sfm)
 
     def _provenance(self, info: Mapping[str, Any]) -> dict[str, Any]:
-        return {"sfm": f"hloc: {self.path.name}, {self.model_path.name} in {self.given.outputs.folder}", "hloc": dict(info)}
+        return {"sfm": f"hloc: {self.path.name}, {self.model_path.name} in {self.outputs.folder}", "hloc": dict(info)}
 
     def _settings(self, reader: HlocFeatures, hloc_name: Mapping[str, str]) -> dict[str, Any]:
         dimension = len(reader.read(next(iter(hloc_name.values()))).descriptors)
@@ -112,7 +134,7 @@ class HlocStages:
         names = {image.name for image in dropped}
         scene = scene.with_images(image for image in scene.images if image.name not in names)
         if not scene.split("train"):
-            raise InputError(f"hloc's outputs in {self.given.outputs.folder} hold no training image of this scene.", "Check the lists.")
+            raise InputError(f"hloc's outputs in {self.outputs.folder} hold no training image of this scene.", "Check the lists.")
         if source.poses_known:
             scene = agreement.with_sfm_poses(scene, model, hloc_name, self.model_path)
         else:

@@ -49,7 +49,7 @@ class SfmOptions:
 
 def match_known_poses(scene: Scene, read: ReadFeatures, matcher: Matcher, options: SfmOptions) -> Matches:
     """Verified matches of a scene whose images all have poses."""
-    views = {image.name: _view(scene, image, read) for image in scene.images}
+    views = views_of(scene, read)
     pairs = choose_pairs(scene, read, matcher, views, options)
     logger.info("Matching %d image pairs of %d images", len(pairs), len(scene.images))
     found = track(match_pairs(pairs, read, matcher), len(pairs), "matching")
@@ -59,7 +59,7 @@ def match_known_poses(scene: Scene, read: ReadFeatures, matcher: Matcher, option
 
 def verify_matches(scene: Scene, read: ReadFeatures, matches: Matches, options: SfmOptions) -> Matches:
     """The matches that agree with the scene's poses, of pairs that have enough of them."""
-    views = {image.name: _view(scene, image, read) for image in scene.images}
+    views = views_of(scene, read)
     verified = {(a, b): verify(views[a], views[b], rows, options.max_error_px) for (a, b), rows in matches.items()}
     return _enough(verified, options.min_matches)
 
@@ -96,6 +96,11 @@ def _pair_depths(view0: View, view1: View, matches: NDArray[np.int32]) -> NDArra
     relative = pose.compose(view1.cam_from_world, pose.inverse(view0.cam_from_world))
     depth, _, sine = depths(relative, view0.rays[matches[:, 0]], view1.rays[matches[:, 1]])
     return depth[(sine > np.sin(np.radians(1))) & (depth > 0)]
+
+
+def views_of(scene: Scene, read: ReadFeatures) -> dict[str, View]:
+    """What verification needs of each image of a scene whose poses are known."""
+    return {image.name: _view(scene, image, read) for image in scene.images}
 
 
 def _view(scene: Scene, image: SceneImage, read: ReadFeatures) -> View:
