@@ -47,11 +47,15 @@ class TrainingConfig:
 
     n_iters: int = option(300000, "optimiser steps of the first stage", low=1)
     n_iters_add: int = option(100000, "optimiser steps of the second stage (--resume_optim)", low=1)
+    n_iters_unlabel_add: int = option(50000, "optimiser steps of the third stage (--unlabel --resume_optim)", low=1)
     max_minutes: float = option(0.0, "end (and let the schedule end) after this many minutes of a stage; 0: by steps only", low=0)
     batch_size: int = option(1, "images per step", low=1, high=4096)
     keypoints_per_image: int = option(0, "keypoints drawn from each image per step; 0: all", low=0)
     labelled_fraction: float = option(
         0.0, "share of the drawn keypoints that have a label, where there are enough; 0: as they come", low=0, high=1
+    )
+    extra_fraction: float = option(
+        0.5, "share of the images of a batch that are extra ones (--augment, --unlabel), where there are any", above=0, high=0.9
     )
     precision: str = option("auto", "auto: bf16 where the machine has it in hardware, else fp32", choices=("auto", "fp32", "bf16"))
     seed: int = option(0, "seed of every random number", low=0)
@@ -67,6 +71,7 @@ class OptimizationConfig:
     opt: str = option("adam", "optimiser", choices=("adam", "adamw", "sgd", "rmsprop"))
     lr: float = option(1e-4, "learning rate (its peak, for onecycle and cosine)", above=0)
     lr_add: float = option(1e-5, "learning rate of the second stage", above=0)
+    lr_add_unlabel: float = option(5e-5, "learning rate of the third stage", above=0)
     weight_decay: float = option(5e-4, "weight decay (L2 in adam, decoupled in adamw)", low=0)
     schedule: str = option(
         "milestones", "milestones: times lr_decay at each fifth of a stage, published", choices=("milestones", "cosine", "onecycle")
@@ -99,6 +104,7 @@ class LossConfig:
         "mean", "form of the reprojection loss", choices=("none", "mean", "l1", "l1+sqrt", "l1+log", "tanh", "dyntanh")
     )
     coef_lrepr: float = option(10.0, "weight of the reprojection loss", low=0)
+    coef_lrepr_unlabel: float = option(10.0, "weight of the reprojection loss in the third stage", low=0)
     reprojection_stage: int = option(2, "stage in which the reprojection loss begins", choices=(1, 2))
     reprojection_start: float = option(0.0, "share of that stage after which it begins", low=0, high=1)
     reprojection_mask: str = option("labelled", "keypoints that take part", choices=("labelled", "unlabelled", "all"))

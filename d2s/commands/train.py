@@ -22,14 +22,17 @@ from d2s.regressor.base import ModelInfo
 from d2s.regressor.model_files import model_bytes, save_model
 from d2s.scene.atomic import write_text
 from d2s.scene.manifest import Scene
-from d2s.training.checkpoint import TrainingState, load_checkpoint
+from d2s.training.checkpoint import TrainingState, checkpoint_stage, load_checkpoint
 from d2s.training.data import TrainingSet, load_training_set
+from d2s.training.extras import extras_record, load_extras
 from d2s.training.networks import Network, make_network, make_optimizer
 from d2s.training.run_dir import RunDir, default_run_name
 from d2s.training.tracking import Console, JsonLines, Tracker, format_seconds, make_visdom
 from d2s.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
+
+ANEW = "Start anew with --resume never, or give the run another --name."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,10 +49,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="1: MLP, 2: attention + MLP, 3: ours, attention + landmarks (default: what the recipe says)",
     )
     add_device(parser)
-    flag(parser, "--augment", False, "also train on offline augmented images of the scene")
-    flag(parser, "--unlabel", False, "also train on pseudo-labelled images of the scene")
+    flag(parser, "--augment", False, "also train on the augmented copies that d2s preprocess made")
+    flag(parser, "--unlabel", False, "also train on the pseudo-labelled images that d2s preprocess made; with --resume_optim: third stage")
     parser.add_argument("--unlabel_rate", type=float, default=1.0, help="share of the pseudo-labelled images to use, 0 to 1 (default: 1)")
-    flag(parser, "--resume_optim", False, "second stage: go on from a finished first stage with lr_add and the reprojection loss")
+    flag(
+        parser,
+        "--resume_optim",
+        False,
+        "second stage: go on from a finished first stage with lr_add and the reprojection loss; with --unlabel the third stage: go on from "
+        "a finished first or second one with lr_add_unlabel",
+    )
     parser.add_argument(
         "--checkpoint",
         type=int,
@@ -84,19 +93,21 @@ def run(args: argparse.Namespace) -> int:
     recipe = recipe_from_args(args)
     folder = args.data_dir / args.dataset / args.scene
     scene = Scene.load(folder)
-    _refuse_missing_images(args, folder)
+    if not 0 <= args.unlabel_rate <= 1:
+        raise InputError(f"--unlabel_rate {args.unlabel_rate} must be between 0 and 1.")
+    extras = load_extras(folder, scene, args.augment, args.unlabel, args.unlabel_rate, recipe.training.seed)
     if args.resume == "never" and args.resume_optim:
         raise InputError("--resume never starts anew, --resume_optim goes on.", "Train anew without --resume_optim, then the second stage.")
     device = choose_device(args.cudaid)
     writable_folder("--log_dir", args.log_dir)
     run_dir = RunDir(args.log_dir / (args.name or default_run_name(args.dataset, args.scene, args.config_file.stem, recipe.model.model)))
     visdom = make_visdom(args.visdom, run_dir.path.name, args.visdom_server, args.visdom_port)
-    stage = 2 if args.resume_optim else 1
-    if _prepare_run_dir(run_dir, recipe, scene, folder, args.resume, stage):
+    stage = (3 if args.unlabel else 2) if args.resume_optim else 1
+    if _prepare_run_dir(run_dir, recipe, scene, folder, args.resume, stage, extras_record(folder, extras)):
         logger.info("%s is already finished: %s. Train anew with --resume never.", run_dir.path, run_dir.model)
         return 0
     _log_to_file(run_dir)
-    data = load_training_set(folder, scene)
+    data = load_training_set(folder, scene, extras)
     network = make_network(recipe, data)
     optimizer = make_optimizer(recipe, network)
     network.to(device)
@@ -104,9 +115,8 @@ def run(args: argparse.Namespace) -> int:
     if visdom and not state.total_steps:
         visdom.clear()
     info = _model_info(scene, recipe, data)
-    logger.info(
-        "Training on %d images (%d labelled keypoints), %d weights, on %s.", len(data), int(data.valid.sum()), _weights(network), device
-    )
+    images = f"{data.num_real} images" + (f" and {data.num_extra} extra ones" if extras else "")
+    logger.info("Training on %s (%d labelled keypoints), %d weights, on %s.", images, int(data.valid.sum()), _weights(network), device)
     trackers: list[Tracker] = [Console(), JsonLines(run_dir.metrics, state.total_steps), *([visdom] if visdom else [])]
     trainer = Trainer(recipe, data, network, optimizer, state, run_dir, info, trackers, make_validation(folder, scene, info), device)
     try:
@@ -124,17 +134,7 @@ def recipe_from_args(args: argparse.Namespace) -> Recipe:
     return load_recipe(find_recipe(args.config_file), args.set, {name: value for name, value in values.items() if value is not None})
 
 
-def _refuse_missing_images(args: argparse.Namespace, folder: Path) -> None:
-    if not 0 <= args.unlabel_rate <= 1:
-        raise InputError(f"--unlabel_rate {args.unlabel_rate} must be between 0 and 1.")
-    for option in ("augment", "unlabel"):
-        if getattr(args, option):
-            raise InputError(
-                f"--{option}: {folder} has no such images; this version of d2s preprocess does not make them yet.", "Leave the option out."
-            )
-
-
-def _prepare_run_dir(run_dir: RunDir, recipe: Recipe, scene: Scene, folder: Path, resume: str, stage: int) -> bool:
+def _prepare_run_dir(run_dir: RunDir, recipe: Recipe, scene: Scene, folder: Path, resume: str, stage: int, extras: dict[str, Any]) -> bool:
     """Make the run's folder ready; True when there is nothing left to do."""
     if resume == "never" and stage == 1:
         run_dir.clear()
@@ -144,19 +144,41 @@ def _prepare_run_dir(run_dir: RunDir, recipe: Recipe, scene: Scene, folder: Path
         _require_equal(run_dir, text, scene_hash)
     else:
         write_text(run_dir.config, text)
-        run_dir.write_state(dataset=scene.dataset, scene=scene.name, scene_hash=scene_hash, finished_stages=[])
+        run_dir.write_state(dataset=scene.dataset, scene=scene.name, scene_hash=scene_hash, finished_stages=[], extra_images={})
+    _note_extras(run_dir, stage, extras)
     return stage in run_dir.state().get("finished_stages", []) and resume != "never"
+
+
+def _note_extras(run_dir: RunDir, stage: int, extras: dict[str, Any]) -> None:
+    """Record which extra images a stage trains on. A stage that has begun goes on with the same ones."""
+    noted = run_dir.state().get("extra_images", {})
+    before = noted.get(str(stage), {})
+    if before != extras and _has_begun(run_dir, stage):
+        raise SettingsMismatchError(
+            f"{run_dir.path} was trained with other extra images in this stage ({_extras_text(before)}; now {_extras_text(extras)}).",
+            "Give the same --augment, --unlabel and --unlabel_rate, start anew with --resume never, or give the run another --name.",
+        )
+    run_dir.write_state(extra_images={**noted, str(stage): extras})
+
+
+def _has_begun(run_dir: RunDir, stage: int) -> bool:
+    """Whether the last checkpoint is of this stage."""
+    epochs = run_dir.checkpoints()
+    return bool(epochs) and checkpoint_stage(run_dir.checkpoint(epochs[-1])) == stage
+
+
+def _extras_text(extras: dict[str, Any]) -> str:
+    return ", ".join(f"{entry['images']} {kind} {entry['hash']}" for kind, entry in extras.items()) or "none"
 
 
 def _require_equal(run_dir: RunDir, text: str, scene_hash: str) -> None:
     """Going on with another recipe or another scene would give a model that neither describes."""
-    remedy = "Start anew with --resume never, or give the run another --name."
     old = run_dir.config.read_text(encoding="utf-8").splitlines()
     changed = [line for line in text.splitlines() if line not in old]
     if changed:
-        raise SettingsMismatchError(f"{run_dir.path} was started with another recipe (now: {'; '.join(changed[:4])}).", remedy)
+        raise SettingsMismatchError(f"{run_dir.path} was started with another recipe (now: {'; '.join(changed[:4])}).", ANEW)
     if run_dir.state().get("scene_hash") != scene_hash:
-        raise SettingsMismatchError(f"{run_dir.path} was started on another version of the scene.", remedy)
+        raise SettingsMismatchError(f"{run_dir.path} was started on another version of the scene.", ANEW)
 
 
 def _starting_state(
@@ -166,26 +188,27 @@ def _starting_state(
     if args.resume not in ("auto", "never"):
         return load_checkpoint(Path(args.resume), network, optimizer)
     if args.checkpoint:
-        state = load_checkpoint(run_dir.require_checkpoint(args.checkpoint), network, optimizer if stage == 2 else None)
-        return _second_stage(state) if stage == 2 else TrainingState()
+        state = load_checkpoint(run_dir.require_checkpoint(args.checkpoint), network, optimizer if stage > 1 else None)
+        return _next_stage(state, stage) if stage > 1 else TrainingState()
     epochs = run_dir.checkpoints()
-    if stage == 2 and not epochs:
+    if stage > 1 and not epochs:
         raise InputError(f"--resume_optim: {run_dir.path} has no finished first stage.", "Train without --resume_optim first.")
     if not epochs:
         return TrainingState()
     state = load_checkpoint(run_dir.checkpoint(epochs[-1]), network, optimizer)
-    if stage == 2 and state.stage == 1:
-        if 1 not in run_dir.state().get("finished_stages", []):
-            raise InputError(
-                f"--resume_optim: the first stage of {run_dir.path} is not finished.", "Finish it without --resume_optim first."
-            )
-        return _second_stage(state)
+    if state.stage > stage:
+        raise InputError(f"{run_dir.path} is past stage {stage} already: its last checkpoint is of stage {state.stage}.", ANEW)
+    if state.stage < stage:
+        if state.stage not in run_dir.state().get("finished_stages", []):
+            which, how = ("first", "without --resume_optim") if state.stage == 1 else ("second", "without --unlabel")
+            raise InputError(f"--resume_optim: the {which} stage of {run_dir.path} is not finished.", f"Finish it {how} first.")
+        return _next_stage(state, stage)
     logger.info("Going on after epoch %d.", state.epoch)
     return state
 
 
-def _second_stage(state: TrainingState) -> TrainingState:
-    return replace(state, stage=2, step=0, elapsed=0.0, scores={})
+def _next_stage(state: TrainingState, stage: int) -> TrainingState:
+    return replace(state, stage=stage, step=0, elapsed=0.0, scores={})
 
 
 def _model_info(scene: Scene, recipe: Recipe, data: TrainingSet) -> ModelInfo:

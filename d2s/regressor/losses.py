@@ -1,7 +1,7 @@
 """Losses of the D2S network (paper, section III-C), as published and in our balanced form.
 
 Shapes: B images, N keypoints. xyz and target (B, N, 3) in the scene's unit; valid (B, N) True where a keypoint has a label; mask (B, N)
-True for real keypoints; errors (B, N) reprojection errors in pixels; depth (B, N).
+True for real keypoints. The map and the reliability loss also take weights of rows there (float, 0 where valid or mask is False). errors (B, N) reprojection errors in pixels; depth (B, N).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def reliability_loss(config: LossConfig, u: Tensor, reliability: Tensor, target:
     if config.reliability_loss == "bce":
         loss = functional.binary_cross_entropy_with_logits(u, target, reduction="none")
         return (loss * mask).sum() / mask.sum().clamp(min=1)
-    difference = (target - reliability) * mask
+    difference = (target - reliability) * mask.float().sqrt()  # a weight counts once in the squares
     if config.reliability_loss == "batch":
         return _norm(difference.reshape(1, -1)).sum() / len(u)
     return _norm(difference).mean()
@@ -52,7 +52,8 @@ def reprojection_loss(config: LossConfig, errors: Tensor, depth: Tensor, valid: 
     """Robust mean of reprojection errors (paper, eq. 8) in pixels; `progress` in [0, 1] drives the dynamic clamp.
 
     Keypoints behind the camera, farther than MAX_DEPTH or off by more than MAX_ERROR take no part; "mean" divides by all keypoints of the
-    image, as published, the others by those that take part ("l1" kinds are sums, as published).
+    image, as published, the others by those that take part ("l1" kinds are sums, as published). An image without any keypoint in `mask`
+    (its pose is unknown) takes no part.
     """
     keep = {"labelled": valid, "unlabelled": mask & ~valid, "all": mask}[config.reprojection_mask]
     keep = keep & (depth >= MIN_DEPTH) & (depth <= MAX_DEPTH) & (errors <= MAX_ERROR)
@@ -60,7 +61,7 @@ def reprojection_loss(config: LossConfig, errors: Tensor, depth: Tensor, valid: 
     count = keep.sum().clamp(min=1)
     clamp = config.soft_clamp
     if config.reprojection == "mean":
-        return (errors.sum(dim=1) / mask.sum(dim=1).clamp(min=1)).mean()
+        return (errors.sum(dim=1) / mask.sum(dim=1).clamp(min=1)).sum() / mask.any(dim=1).sum().clamp(min=1)
     if config.reprojection == "tanh":
         return clamp * torch.tanh(errors / clamp).sum() / count
     if config.reprojection == "dyntanh":

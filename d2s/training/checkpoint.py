@@ -80,6 +80,13 @@ def load_checkpoint(folder: Path, network: Network, optimizer: torch.optim.Optim
         ) from None
 
 
+def checkpoint_stage(folder: Path) -> int:
+    """The stage that a checkpoint was written in; 0 when it does not say, which `load_checkpoint` will report."""
+    value = read_json(folder / STATE) if (folder / STATE).is_file() else {}
+    stage = value.get("state", {}).get("stage", 0) if isinstance(value, dict) else 0
+    return int(stage)
+
+
 def prune_checkpoints(run: RunDir, keep: int, best: int | None) -> None:
     """Keep the newest `keep` checkpoints and the best one."""
     for epoch in run.checkpoints()[:-keep]:

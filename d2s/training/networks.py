@@ -38,7 +38,7 @@ def _landmark_network(recipe: Recipe, data: TrainingSet) -> LandmarkNet:
     of_point = _landmark_of_point(chosen, data.num_points)
     landmark = torch.where(data.valid, of_point[data.point.clamp(min=0)], -1)
     total = torch.zeros(len(chosen), data.descriptor_dim)
-    for image in range(len(data)):  # image by image: all descriptors at once would double the memory
+    for image in range(data.num_real):  # image by image: all descriptors at once would double the memory
         rows = landmark[image] >= 0
         total.index_add_(0, landmark[image, rows], functional.normalize(data.descriptors[image, rows].float(), dim=-1))
         network.xyz[landmark[image, rows]] = data.xyz[image, rows]
@@ -47,9 +47,12 @@ def _landmark_network(recipe: Recipe, data: TrainingSet) -> LandmarkNet:
 
 
 def _chosen_points(recipe: Recipe, data: TrainingSet) -> Tensor:
-    """SfM points that become landmarks: a pure function of recipe and data, so a resumed run finds the same ones."""
-    image, row = torch.nonzero(data.valid, as_tuple=True)
-    points = select_landmarks(image.numpy(), data.point[image, row].numpy(), len(data), data.num_points, recipe.model.landmarks)
+    """SfM points that become landmarks: a pure function of recipe and data, so a resumed run finds the same ones.
+
+    Extra images have no say: every stage may add others, and the landmarks must stay.
+    """
+    image, row = torch.nonzero(data.valid[: data.num_real], as_tuple=True)
+    points = select_landmarks(image.numpy(), data.point[image, row].numpy(), data.num_real, data.num_points, recipe.model.landmarks)
     return torch.from_numpy(points)
 
 

@@ -25,7 +25,11 @@ class Objective(Protocol):
 
 
 class RegressionObjective:
-    """Losses of models 1 and 2 (paper, section III-C)."""
+    """Losses of models 1 and 2 (paper, section III-C).
+
+    Rows count by their weight in the map and the reliability loss; the reprojection loss, and reliability targets by error, are for images
+    with a pose only.
+    """
 
     def __init__(self, config: LossConfig, network: D2SNet, cameras: TorchCameras, scale: Tensor) -> None:
         self.config, self.network, self.cameras, self.scale = config, network, cameras, scale
@@ -35,18 +39,20 @@ class RegressionObjective:
         config = self.config
         xyz, u = self.network(batch.descriptors, mask)
         with torch.autocast(u.device.type, enabled=False):
-            terms = {"map": config.coef_map * losses.map_loss(config, xyz, batch.xyz, batch.valid, self.scale)}
-            target = batch.valid.float()
+            terms = {"map": config.coef_map * losses.map_loss(config, xyz, batch.xyz, batch.valid * batch.weight, self.scale)}
+            target, posed = batch.valid.float(), batch.has_pose[:, None]
             by_error, reprojects = config.reliability_target == "error", self._reprojects(progress, stage)
             if by_error or reprojects:
                 errors, depth = self._reproject(xyz, batch)
             if by_error:
-                target = ((errors.detach() < config.reliability_px) & (depth.detach() > losses.MIN_DEPTH)).float()
-            reliability = losses.reliability_loss(config, u, self.network.reliability(u), target, batch.mask)
+                near = (errors.detach() < config.reliability_px) & (depth.detach() > losses.MIN_DEPTH)
+                target = torch.where(posed, near.float(), target)
+            reliability = losses.reliability_loss(config, u, self.network.reliability(u), target, batch.mask * batch.weight)
             terms["reliability"] = config.coef_reliability * reliability
             if reprojects:
-                terms["reprojection"] = config.coef_lrepr * losses.reprojection_loss(
-                    config, errors, depth, batch.valid, batch.mask, progress
+                coefficient = config.coef_lrepr_unlabel if stage == 3 else config.coef_lrepr
+                terms["reprojection"] = coefficient * losses.reprojection_loss(
+                    config, errors, depth, batch.valid & posed, batch.mask & posed, progress
                 )
         return terms
 
@@ -71,15 +77,13 @@ class LandmarkObjective:
         self.config, self.network, self.landmark_of_point = config, network, landmark_of_point
 
     def __call__(self, batch: Batch, mask: Tensor | None, progress: float, stage: int) -> dict[str, Tensor]:
-        """Both kinds of keypoints count as a mean of their own, whatever their numbers in the batch."""
+        """Both kinds of keypoints count as a weighted mean of their own, whatever their numbers in the batch."""
         none = self.network.count
         landmark = self.landmark_of_point[batch.point.clamp(min=0)]
         shows = batch.valid & (landmark >= 0)
         target = torch.where(shows, landmark, none)
         scores = self.network.scores(batch.descriptors, mask)
         entropy = functional.cross_entropy(scores.flatten(0, 1).float(), target.flatten(), reduction="none").view_as(target)
-        others = batch.mask & ~shows
-        return {
-            "map": self.config.coef_map * (entropy * shows).sum() / shows.sum().clamp(min=1),
-            "reliability": self.config.coef_reliability * (entropy * others).sum() / others.sum().clamp(min=1),
-        }
+        kinds = {"map": shows * batch.weight, "reliability": (batch.mask & ~shows) * batch.weight}
+        coefficients = {"map": self.config.coef_map, "reliability": self.config.coef_reliability}
+        return {name: coefficients[name] * (entropy * rows).sum() / rows.sum().clamp(min=1) for name, rows in kinds.items()}

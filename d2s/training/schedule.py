@@ -16,7 +16,7 @@ def learning_rate(config: OptimizationConfig, progress: float, stage: int = 1) -
     "milestones": the stage's rate times lr_decay for every fifth of the stage that has passed, as published. "cosine": linear rise, then
     a cosine to (almost) 0. "onecycle": the rise is a cosine too, from a 25th of the peak.
     """
-    peak = config.lr if stage == 1 else config.lr_add
+    peak = {1: config.lr, 2: config.lr_add, 3: config.lr_add_unlabel}[stage]
     progress = min(max(progress, 0.0), 1.0)
     if config.schedule == "milestones":
         return peak * config.lr_decay ** min(int(progress * 5 + 1e-9), 4)

@@ -21,7 +21,8 @@ from d2s.errors import TrainingError
 from d2s.regressor.base import ModelInfo
 from d2s.regressor.precision import resolve_precision
 from d2s.training.checkpoint import TrainingState, prune_checkpoints, save_checkpoint
-from d2s.training.data import Batch, TrainingSet, step_generator
+from d2s.training.data import Batch, TrainingSet
+from d2s.training.draws import epoch_length, epoch_order, step_generator
 from d2s.training.networks import Network, make_objective
 from d2s.training.run_dir import RunDir
 from d2s.training.schedule import learning_rate
@@ -52,8 +53,9 @@ class Trainer:
         self.device = torch.device(device)
         self.objective = make_objective(recipe, data, network, self.device)
         self.dtype = resolve_precision(recipe.training.precision, self.device)
-        self.steps = recipe.training.n_iters if state.stage == 1 else recipe.training.n_iters_add
-        self.steps_per_epoch = math.ceil(len(data) / recipe.training.batch_size)
+        training = recipe.training
+        self.steps = {1: training.n_iters, 2: training.n_iters_add, 3: training.n_iters_unlabel_add}[state.stage]
+        self.steps_per_epoch = math.ceil(epoch_length(data.num_real, data.num_extra, training.extra_fraction) / training.batch_size)
 
     def run(self) -> None:
         """Train to the end of the stage, with checkpoints and validations on the way."""
@@ -102,7 +104,8 @@ class Trainer:
         """The batch of the current step: a pure function of seed, stage and step."""
         config = self.recipe.training
         epoch, position = divmod(self.state.step, self.steps_per_epoch)
-        order = torch.randperm(len(self.data), generator=step_generator(config.seed, f"order {self.state.stage}", epoch))
+        counts = self.data.num_real, self.data.num_extra, config.extra_fraction
+        order = epoch_order(*counts, config.seed, f"order {self.state.stage}", epoch)
         images = order[position * config.batch_size : (position + 1) * config.batch_size]
         generator = step_generator(config.seed, f"rows {self.state.stage}", self.state.step)
         batch = self.data.batch(images, config.keypoints_per_image, config.labelled_fraction, generator)
@@ -173,5 +176,6 @@ class Trainer:
 def _to_device(batch: Batch, device: torch.device) -> Batch:
     return Batch(
         batch.descriptors.to(device, torch.float32), batch.keypoints.to(device), batch.mask.to(device), batch.xyz.to(device),
-        batch.valid.to(device), batch.point.to(device), batch.cam_from_world.to(device), batch.camera.to(device),
+        batch.valid.to(device), batch.point.to(device), batch.weight.to(device), batch.cam_from_world.to(device),
+        batch.has_pose.to(device), batch.camera.to(device),
     )  # fmt: skip

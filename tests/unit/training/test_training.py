@@ -17,7 +17,8 @@ from d2s.geometry.camera import parse_camera, project
 from d2s.regressor.base import ModelInfo
 from d2s.regressor.model_files import load_model, model_bytes, save_model
 from d2s.training.checkpoint import TrainingState, load_checkpoint
-from d2s.training.data import TrainingSet, step_generator
+from d2s.training.data import TrainingSet
+from d2s.training.draws import step_generator
 from d2s.training.networks import make_network, make_optimizer
 from d2s.training.run_dir import RunDir, default_run_name
 from d2s.training.schedule import learning_rate
@@ -55,9 +56,12 @@ def small_set(images=6, rows=40, dim=16, points=60, seed=0, noise=0.05) -> Train
         xyz=torch.tensor(np.array(xyz)).float(),
         valid=valid,
         point=point,
+        weight=torch.ones(images, rows),
         cam_from_world=torch.tensor(np.array(poses)).float(),
+        has_pose=torch.ones(images, dtype=torch.bool),
         camera=torch.zeros(images, dtype=torch.long),
         cameras=(CAMERA,),
+        num_real=images,
     )
 
 
