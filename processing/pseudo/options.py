@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from d2s.commands.options import flag
-from d2s.errors import InputError
+from d2s.errors import InputError, MissingFileError
+from d2s.geometry.camera import parse_camera
+from processing.pseudo.copies import CopyOptions
 from processing.pseudo.photos import PhotoOptions
 from processing.pseudo.stage import PseudoOptions
 from processing.pseudo.transfer import TransferOptions
@@ -41,9 +43,23 @@ def pseudo_options(args: argparse.Namespace) -> PseudoOptions | None:
         return None
     if args.unlabel_neighbors < 1:
         raise InputError(f"--unlabel_neighbors {args.unlabel_neighbors} must be at least 1.")
+    _require_files(args)
     return PseudoOptions(
         photos=PhotoOptions(args.unlabel_dir, args.list_unlabel, args.unlabel_camera),
         pairs=args.unlabel_pairs,
         neighbors=args.unlabel_neighbors,
         transfer=TransferOptions(max_error_px=args.max_reprojection_error),
+        copies=CopyOptions() if args.process_unlabel_data_pls_augment else None,
     )
+
+
+def _require_files(args: argparse.Namespace) -> None:
+    """What is missing is said before the hours of work that come first."""
+    if args.unlabel_dir is not None and not args.unlabel_dir.is_dir():
+        raise MissingFileError(f"--unlabel_dir {args.unlabel_dir} is not a folder.", "Give the folder of the photos without labels.")
+    for name in ("list_unlabel", "unlabel_pairs"):
+        path = getattr(args, name)
+        if path is not None and not path.is_file():
+            raise MissingFileError(f"--{name} {path} does not exist.", "Give a text file.")
+    if args.unlabel_camera is not None:
+        parse_camera(args.unlabel_camera)

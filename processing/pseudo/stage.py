@@ -25,9 +25,10 @@ from d2s.scene.feature_store import FeatureReader
 from d2s.scene.manifest import Scene
 from processing.adapters.base import DroppedImage
 from processing.feature_stage import extract_scene
-from processing.pipeline import Settings
+from processing.pipeline import Settings, remove_leftovers
 from processing.progress import track
 from processing.pseudo.candidates import Neighbour
+from processing.pseudo.copies import CopyOptions, make_copies
 from processing.pseudo.labelled_map import LabelledMap, read_map
 from processing.pseudo.neighbours import from_pairs, retrieve
 from processing.pseudo.photos import PhotoOptions, find_photos
@@ -46,12 +47,15 @@ PART = 16
 
 @dataclass(frozen=True)
 class PseudoOptions:
-    """What the user said about photos without labels. pairs: hloc pairs file (None: retrieval). neighbors: mapping images per photo."""
+    """What the user said about photos without labels. pairs: hloc pairs file (None: retrieval). neighbors: mapping images per photo.
+    copies: how to make darker and brighter copies of the labelled photos (None: not at all).
+    """
 
     photos: PhotoOptions = field(default_factory=PhotoOptions)
     pairs: Path | None = None
     neighbors: int = 10
     transfer: TransferOptions = field(default_factory=TransferOptions)
+    copies: CopyOptions | None = None
 
 
 def make_pseudo_labels(settings: Settings, options: PseudoOptions, folder: Path) -> dict[str, Any]:
@@ -63,6 +67,7 @@ def make_pseudo_labels(settings: Settings, options: PseudoOptions, folder: Path)
     scene = Scene.load(folder)
     place = extra_folder(folder, KIND)
     photos, unusable = find_photos(scene, options.photos)
+    remove_leftovers(place)
     stages = Stages(place)
     try:
         stages.run("settings", _record(settings, options, folder, photos), (), dict)
@@ -79,6 +84,8 @@ def make_pseudo_labels(settings: Settings, options: PseudoOptions, folder: Path)
     _manifest(scene, photos, records, options).save(folder)
     for line in (f"Photos without labels, {place}", *report_lines(report)):
         logger.info("%s", line)
+    if options.copies is not None:
+        make_copies(settings, folder, options.copies)
     return report
 
 
