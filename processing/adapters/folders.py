@@ -37,7 +37,7 @@ def _no_scene(candidates: list[Path], scene: str, expected: str) -> InputError:
     if not named:
         tried = " and ".join(str(folder) for folder in candidates[:-1])
         inside = sorted(path.name for path in candidates[-1].iterdir() if path.is_dir() and not path.name.startswith("."))
-        folders = [place for folder in candidates[:-1] for place in (folder, *folder.parents) if place.is_relative_to(candidates[-1])]
+        folders = [place for folder in candidates[:-1] for place in (folder, *folder.parents) if candidates[-1] in place.parents]
         packed = [path for path in (place.with_name(f"{place.name}.zip") for place in folders if place.name) if path.is_file()]
         if packed:
             return MissingFileError(
