@@ -75,6 +75,17 @@ def from_votes(
     return Candidates(pairs[:, 0].astype(np.int64), pairs[:, 1].astype(np.int64), voters, best)
 
 
+def union(one: Candidates, other: Candidates) -> Candidates:
+    """The candidates of both, with the votes of both; ordered by row, then by point."""
+    both = np.stack([np.concatenate([one.row, other.row]), np.concatenate([one.point, other.point])], axis=1)
+    pairs, index = np.unique(both, axis=0, return_inverse=True)
+    index = index.reshape(-1)
+    voters, best = np.zeros((len(pairs), one.voters.shape[1]), bool), np.full(len(pairs), -1.0, np.float32)
+    np.logical_or.at(voters, index, np.concatenate([one.voters, other.voters]))
+    np.maximum.at(best, index, np.concatenate([one.similarity, other.similarity]))
+    return Candidates(pairs[:, 0], pairs[:, 1], voters, best)
+
+
 def from_matches(features: LocalFeatures, neighbours: Sequence[Neighbour], matches: Sequence[NDArray[np.int32]]) -> Candidates:
     """Candidates of the matches (M, 2) between a photo and each of its neighbours; matches with unlabelled keypoints say nothing."""
     own = np.asarray(features.descriptors, dtype=np.float32)

@@ -13,7 +13,7 @@ from d2s.features.base import LocalFeatures
 from d2s.geometry.reprojection import reprojection_errors
 from d2s.localization.base import PoseEstimator
 from d2s.scene.label_store import Labels
-from processing.pseudo.candidates import Candidates, Neighbour, from_matches, near_projections
+from processing.pseudo.candidates import Candidates, Neighbour, from_matches, near_projections, union
 from processing.pseudo.labelled_map import LabelledMap
 
 NO_MATCH = "no match with a labelled keypoint"
@@ -100,7 +100,8 @@ def _verified(
     if not len(agreeing) or not options.guided:
         return agreeing
     least = float(np.percentile(agreeing.similarity, SIMILARITY_PERCENTILE))
-    return near_projections(features, neighbours, the_map, camera, cam_from_world, options.max_error_px, least)
+    near = near_projections(features, neighbours, the_map, camera, cam_from_world, options.max_error_px, least)
+    return union(agreeing, near)
 
 
 def one_to_one(candidates: Candidates, errors: NDArray[np.float64]) -> NDArray[np.int64]:
