@@ -72,17 +72,20 @@ def require_model(folders: Sequence[Path], what: str, remedy: str = "") -> Path:
     return model
 
 
-def read_frames(model: Path, image_dirs: Sequence[Path], suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> ModelFrames:
+def read_frames(
+    model: Path, image_dirs: Sequence[Path], suffixes: tuple[str, ...] = IMAGE_SUFFIXES, aliases: Mapping[str, str] | None = None
+) -> ModelFrames:
     """Poses and cameras of the images of a model that exist in one of `image_dirs`, the one that holds most of them.
 
     Names match exactly, or with another extension, or without up to three leading folders; never by the bare file name alone where two
-    images share it. Intrinsics are scaled to the images' own sizes. Images that the model or the disk lacks are dropped with a reason.
-    Raises FormatError for a damaged model, and InputError when none of its images is there.
+    images share it. Where `aliases` (name -> other name) find more files, they are used. Intrinsics are scaled to the images' own sizes.
+    Images that the model or the disk lacks are dropped with a reason. Raises FormatError for a damaged model, and InputError when none of
+    its images is there.
     """
     reconstruction = read_model(model)
     names = [image.name for image in reconstruction.images.values()]
     files = {folder: find_files(folder, suffixes) for folder in dict.fromkeys(image_dirs) if folder.is_dir()}
-    matched = {folder: match_to_files(names, listed) for folder, listed in files.items()}
+    matched = {folder: _match(names, listed, aliases or {}) for folder, listed in files.items()}
     image_dir = max(matched, key=lambda folder: len(matched[folder]), default=None)
     if image_dir is None or not matched[image_dir]:
         raise _no_images(model, names, image_dirs)
@@ -101,6 +104,15 @@ def read_frames(model: Path, image_dirs: Sequence[Path], suffixes: tuple[str, ..
     dropped += [DroppedImage(name, f"it is not in the COLMAP model {model}") for name in unknown]
     frames.sort(key=lambda frame: frame.name)
     return ModelFrames(image_dir, cameras.made, tuple(frames), tuple(dropped), name_on_disk)
+
+
+def _match(names: Sequence[str], files: Sequence[str], aliases: Mapping[str, str]) -> dict[str, str]:
+    """Name -> file by the names or by their aliases, whichever finds more."""
+    plain = match_to_files(names, files)
+    if not aliases:
+        return plain
+    renamed = match_to_files([aliases.get(name, name) for name in names], files)
+    return max(plain, {name: renamed[other] for name in names if (other := aliases.get(name, name)) in renamed}, key=len)
 
 
 def _no_images(model: Path, names: Sequence[str], image_dirs: Sequence[Path]) -> InputError:

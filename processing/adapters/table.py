@@ -11,6 +11,8 @@ ADAPTERS: dict[str, tuple[str, str]] = {
     "7scenes": ("processing.adapters.seven_scenes", "RGB-D sequences with pose files, or pseudo ground truth of Brachmann et al."),
     "12scenes": ("processing.adapters.twelve_scenes", "Structure sensor sequences with pose files, or an SfM model"),
     "Cambridge": ("processing.adapters.cambridge", "Cambridge Landmarks: lists of poses, or the retriangulated models"),
+    "indoor6": ("processing.adapters.indoor6", "Indoor-6: COLMAP models with test and validation lists"),
+    "BKC": ("processing.adapters.bkc", "BKC Ritsumeikan: COLMAP models with lists of test sequences"),
     "colmap": ("processing.adapters.colmap", "images and a COLMAP model, binary or text"),
     "nerfstudio": ("processing.adapters.nerfstudio", "images and a transforms.json of nerfstudio or instant-ngp"),
     "kapture": ("processing.adapters.kapture", "kapture trees: mapping/ and query/, or one tree"),
