@@ -121,11 +121,11 @@ def test_hloc_is_found_installed_or_cloned(monkeypatch: pytest.MonkeyPatch, tmp_
     assert doctor.find_hloc() is None and not doctor.hloc().missing
     clone = tmp_path / "third_party" / "Hierarchical_Localization"
     (clone / "hloc").mkdir(parents=True)
-    (clone / "hloc" / "__init__.py").touch()
+    (clone / "hloc" / "extract_features.py").touch()
     assert doctor.find_hloc() == clone
     elsewhere = tmp_path / "installed"
     (elsewhere / "hloc").mkdir(parents=True)
-    (elsewhere / "hloc" / "__init__.py").touch()
+    (elsewhere / "hloc" / "extract_features.py").touch(), (elsewhere / "hloc" / "__init__.py").touch()
     monkeypatch.syspath_prepend(str(elsewhere))
     assert doctor.find_hloc() == elsewhere
 
