@@ -15,7 +15,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("d2s.commands.train", "learn a scene"),
     "eval": ("d2s.commands.eval", "localize the test images of a scene and report how well it went"),
     "localize": ("d2s.commands.localize", "pose of single images"),
+    "export": ("d2s.commands.export", "scene or learnt map for COLMAP, nerfstudio and PLY viewers; public checkpoints as models"),
     "pipeline": ("d2s.commands.pipeline", "preprocess, train and eval in one go; the demo scene when no data set is named"),
+    "d2net": ("d2s.commands.d2net", "D2-Net as a system of its own: features into files or kapture trees"),
     "doctor": ("d2s.commands.doctor", "what this machine has: versions, devices, hloc, weights and their licences"),
 }
 

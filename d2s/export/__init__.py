@@ -1,0 +1,1 @@
+"""Scenes and learnt maps as files of other programs: COLMAP models, PLY, nerfstudio."""
