@@ -60,6 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--units", choices=("metres", "arbitrary"), default=None, help="unit of the poses (default: as the format says)")
     demo = "of the demo: mapping_images=N, query_images=N (default: by the scene) or size=WIDTHxHEIGHT (default: 640x480); repeatable"
     parser.add_argument("--demo_option", action="append", default=[], metavar="KEY=VALUE", help=demo)
+    add_processing_arguments(parser)
+
+
+def add_processing_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options on what is done with a scene, wherever it comes from."""
     _add_feature_arguments(parser.add_argument_group("features"))
     _add_sfm_arguments(parser.add_argument_group("structure from motion and labels"))
     add_depth_arguments(parser.add_argument_group("labels corrected by depth"))
@@ -96,7 +101,11 @@ def _add_sfm_arguments(group: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Preprocess one scene, or finish what a killed run began."""
     folder = scene_folder(args)
-    settings = settings_from_args(args, folder)
+    return process(args, folder, settings_from_args(args, folder))
+
+
+def process(args: argparse.Namespace, folder: Path, settings: Settings) -> int:
+    """Preprocess the scene of `folder`, and make the further training images that the options ask for."""
     copies = augment_options(args)
     pseudo = pseudo_options(args)
     writable_folder("--out_dir", args.out_dir)

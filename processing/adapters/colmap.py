@@ -25,22 +25,23 @@ def load(options: AdapterOptions) -> SceneSource:
     """Images, cameras and poses of a COLMAP model.
 
     Units are "arbitrary" unless `options.extra["units"]` says "metres": a reconstruction from images has no scale of its own.
-    Raises InputError and its kind for whatever is wrong with the data.
+    `options.extra` may also name the model's folder ("model", relative to the scene's), that of the images ("image_dir") and the data set
+    ("dataset_name"). Raises InputError and its kind for whatever is wrong with the data.
     """
     refuse_gt(options, "colmap")
-    folder = scene_folder(options, "colmap", lambda path: model_folder(path) is not None, EXPECTED)
-    model = model_folder(folder)
+    folder = scene_folder(options, "colmap", lambda path: model_folder(path, options) is not None, EXPECTED)
+    model = model_folder(folder, options)
     assert model is not None  # scene_folder looked
     reconstruction = read_model(model)
     names = [image.name for image in reconstruction.images.values()]
-    image_dir = _image_folder(folder, model, names)
+    image_dir = _image_folder(folder, model, names, options.extra.get("image_dir"))
     frames, dropped = _frames(reconstruction, image_dir, model)
     if image_dir != folder:
         dropped += [DroppedImage(name, "it is not in the COLMAP model") for name in sorted(set(find_files(image_dir)) - set(names))]
     if not frames:
         raise InputError(f"The model in {model} has no usable image; the first: {dropped[0].name}: {dropped[0].reason}.")
     return assemble(
-        "colmap",
+        str(options.extra.get("dataset_name", "colmap")),
         options.scene or folder.resolve().name,
         image_dir,
         _cameras(reconstruction, model),
@@ -57,9 +58,9 @@ def _units_note(options: AdapterOptions) -> str:
     return "as the user said" if options.extra.get("units") else "arbitrary: the scale of a reconstruction from images is unknown"
 
 
-def model_folder(folder: Path) -> Path | None:
+def model_folder(folder: Path, options: AdapterOptions) -> Path | None:
     """Where the model lies in a scene's folder, or None."""
-    places = (folder / place for place in MODEL_FOLDERS)
+    places = (folder / place for place in ([options.extra["model"]] if "model" in options.extra else MODEL_FOLDERS))
     return next((place for place in places if any((place / f"images{suffix}").is_file() for suffix in (".bin", ".txt"))), None)
 
 
@@ -74,15 +75,16 @@ def read_model(folder: Path) -> pycolmap.Reconstruction:
         ) from None
 
 
-def _image_folder(folder: Path, model: Path, names: list[str]) -> Path:
-    """The folder in which most images of the model exist."""
-    places = [folder / place for place in IMAGE_FOLDERS] + [model]
+def _image_folder(folder: Path, model: Path, names: list[str], given: str | None) -> Path:
+    """The folder in which most images of the model exist, or the given one."""
+    places = [Path(given)] if given else [folder / place for place in IMAGE_FOLDERS] + [model]
     found = {place: sum((place / name).is_file() for name in names) for place in places}
     best = max(found, key=lambda place: found[place])
     if not found[best]:
         first = names[0] if names else "none"
         raise InputError(
-            f"None of the {len(names)} images of the model in {model} exists in {folder / 'images'} or {folder} (the first: {first}).",
+            f"None of the {len(names)} images of the model in {model} exists in {given or f'{folder / IMAGE_FOLDERS[0]} or {folder}'} "
+            f"(the first: {first}).",
             "Put the images that the model was made from into images/, under the names that the model uses.",
         )
     return best
