@@ -32,6 +32,8 @@ def add_pseudo_arguments(group: Any) -> None:
     neighbors = PseudoOptions().neighbors
     text = f"training images that each photo is matched with (default: {neighbors})"
     group.add_argument("--unlabel_neighbors", type=int, default=neighbors, help=text)
+    text = "add points to the map that only these photos see, triangulated at the poses found for them"
+    flag(group, "--unlabel_extend_map", False, text)
 
 
 def pseudo_options(args: argparse.Namespace) -> PseudoOptions | None:
@@ -49,6 +51,7 @@ def pseudo_options(args: argparse.Namespace) -> PseudoOptions | None:
         pairs=args.unlabel_pairs,
         neighbors=args.unlabel_neighbors,
         transfer=TransferOptions(max_error_px=args.max_reprojection_error),
+        extend=args.unlabel_extend_map,
         copies=CopyOptions() if args.process_unlabel_data_pls_augment else None,
     )
 

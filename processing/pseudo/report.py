@@ -10,16 +10,23 @@ from processing.adapters.base import DroppedImage
 from processing.report import summary
 
 
-def make_report(records: Mapping[str, Any], dropped: Sequence[DroppedImage], seconds: Mapping[str, float]) -> dict[str, Any]:
-    """The content of unlabel/report.json: how many photos were labelled, which were dropped and why, and all that is known of each."""
+def make_report(
+    records: Mapping[str, Any], extension: Mapping[str, Any] | None, dropped: Sequence[DroppedImage], seconds: Mapping[str, float]
+) -> dict[str, Any]:
+    """The content of unlabel/report.json: how many photos were labelled, which were dropped and why, and all that is known of each.
+
+    `extension` says what the photos added to the map: points, and labels by photo.
+    """
     placed = {name: record for name, record in records.items() if record["labels"]}
     refused = [(name, record["reason"], record["detail"]) for name, record in records.items() if name not in placed]
     every = [*((image.name, image.reason, "") for image in dropped), *refused]
+    added = {"points": extension["points"], "labels_per_image": summary(list(extension["labels"].values()))} if extension else None
     return {
         "photos": len(records) + len(dropped),
         "labelled": len(placed),
         "dropped": [{"name": name, "reason": reason, "detail": detail} for name, reason, detail in every],
         "labels_per_image": summary([record["labels"] for record in placed.values()]),
+        "extension": added,
         "records": dict(records),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
     }
@@ -35,6 +42,8 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
         ("labels per photo", f"median {labels['median']:.0f} (5 %: {labels['p5']:.0f}, 95 %: {labels['p95']:.0f})"),
         ("seconds", ", ".join(f"{name} {value:.1f}" for name, value in report["seconds"].items())),
     ]
+    if added := report["extension"]:
+        rows.insert(3, ("new points", f"{added['points']}, {added['labels_per_image']['median']:.0f} labels per photo (median)"))
     return [f"  {name:<20}{value}" for name, value in rows]
 
 

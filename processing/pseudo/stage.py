@@ -29,11 +29,12 @@ from processing.pipeline import Settings, remove_leftovers
 from processing.progress import track
 from processing.pseudo.candidates import Neighbour
 from processing.pseudo.copies import CopyOptions, make_copies
+from processing.pseudo.extension import TRANSFERRED, extend_map
 from processing.pseudo.labelled_map import LabelledMap, read_map
 from processing.pseudo.neighbours import from_pairs, retrieve
 from processing.pseudo.photos import PhotoOptions, find_photos
 from processing.pseudo.report import counts_of, make_report, report_lines
-from processing.pseudo.store import OUTPUTS, RECORDS, LabelledPhoto, PartStore
+from processing.pseudo.store import PROVENANCE, RECORDS, LabelledPhoto, PartStore
 from processing.pseudo.transfer import Transfer, TransferOptions, transfer
 from processing.sfm.matching import ReadFeatures, cached, match_pairs
 from processing.stages import Stages
@@ -48,13 +49,15 @@ PART = 16
 @dataclass(frozen=True)
 class PseudoOptions:
     """What the user said about photos without labels. pairs: hloc pairs file (None: retrieval). neighbors: mapping images per photo.
-    copies: how to make darker and brighter copies of the labelled photos (None: not at all).
+    extend: whether the placed photos add points to the map. copies: how to make darker and brighter copies of the labelled photos (None:
+    not at all).
     """
 
     photos: PhotoOptions = field(default_factory=PhotoOptions)
     pairs: Path | None = None
     neighbors: int = 10
     transfer: TransferOptions = field(default_factory=TransferOptions)
+    extend: bool = False
     copies: CopyOptions | None = None
 
 
@@ -75,11 +78,13 @@ def make_pseudo_labels(settings: Settings, options: PseudoOptions, folder: Path)
         bad = stages.run("features", record, ("features.h5",), lambda: _extract(settings, place, scene, photos))["dropped"]
         unread = {image["name"] for image in bad}
         photos = photos.with_images(image for image in photos.images if image.name not in unread)
-        stages.run("labels", {}, OUTPUTS, lambda: _label(settings, options, folder, scene, photos))
+        labels = TRANSFERRED if options.extend else "labels.h5"
+        stages.run("labels", {}, (labels, PROVENANCE, RECORDS), lambda: _label(settings, options, folder, scene, photos, labels))
+        records = read_json(place / RECORDS)
+        new = stages.run("extension", {}, ("labels.h5",), lambda: extend_map(settings, place, photos, records)) if options.extend else None
     except SettingsMismatchError as error:
         raise SettingsMismatchError(error.problem, f"Give the same settings, or remove {place} to label anew.") from None
-    records = read_json(place / RECORDS)
-    report = make_report(records, [*unusable, *(DroppedImage(**image) for image in bad)], stages.seconds)
+    report = make_report(records, new, [*unusable, *(DroppedImage(**image) for image in bad)], stages.seconds)
     write_json(place / "report.json", report)
     _manifest(scene, photos, records, options).save(folder)
     for line in (f"Photos without labels, {place}", *report_lines(report)):
@@ -97,6 +102,7 @@ def _record(settings: Settings, options: PseudoOptions, folder: Path, photos: Sc
         "photos": {"images": len(rows), "content": settings_hash({"rows": rows})},
         "pairs": None if options.pairs is None else settings_hash({"text": options.pairs.read_text(encoding="utf-8")}),
         "neighbors": options.neighbors,
+        "extend": options.extend,
         "transfer": asdict(options.transfer),
         "seed": settings.adapter.seed,
     }
@@ -109,8 +115,8 @@ def _extract(settings: Settings, place: Path, scene: Scene, photos: Scene) -> di
     return {"dropped": extract_scene(place / "features.h5", photos, photos.images, extractor, settings.batch, skip_bad_images=True)}
 
 
-def _label(settings: Settings, options: PseudoOptions, folder: Path, scene: Scene, photos: Scene) -> dict[str, Any]:
-    """Label all photos."""
+def _label(settings: Settings, options: PseudoOptions, folder: Path, scene: Scene, photos: Scene, labels: str) -> dict[str, Any]:
+    """Label all photos; `labels` is the file that the labels go to."""
     place = extra_folder(folder, KIND)
     mapping = [image.name for image in scene.split("train")]
     names = [image.name for image in photos.images]
@@ -135,7 +141,7 @@ def _label(settings: Settings, options: PseudoOptions, folder: Path, scene: Scen
             f"None of {len(names)} photos could be placed in the map ({counts_of(reasons)}).",
             "Check that they show the mapped place and that --unlabel_camera is right.",
         )
-    store.finish(names)
+    store.finish(names, labels)
     store.remove()
     return {"labelled": sum(store.records[name]["labels"] > 0 for name in names)}
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from d2s.scene.atomic import atomic_path, read_json, write_json
 from d2s.scene.label_store import LabelReader, Labels, write_labels
 
-LABELS, PROVENANCE, RECORDS = OUTPUTS = ("labels.h5", "provenance.h5", "records.json")
+PROVENANCE, RECORDS = "provenance.h5", "records.json"
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,13 @@ class PartStore:
                     file.create_group(photo.name).create_dataset("voters", data=photo.voters, compression="gzip", compression_opts=1)
         self._note(path, records)
 
-    def finish(self, names: Sequence[str]) -> None:
-        """Write the files of the given photos, in that order, those that have labels into the HDF5 files. The parts stay."""
+    def finish(self, names: Sequence[str], labels: str) -> None:
+        """Write the files of the given photos, in that order; those without labels are in the records only. The parts stay.
+
+        `labels` is the name of the label file.
+        """
         labelled = [name for name in names if self.records[name]["labels"]]
-        write_labels(self.folder / LABELS, self._labels(labelled))
+        write_labels(self.folder / labels, self._labels(labelled))
         with atomic_path(self.folder / PROVENANCE) as temporary, h5py.File(temporary, "w") as file:
             for name in labelled:
                 group = file.require_group(name)
