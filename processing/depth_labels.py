@@ -80,9 +80,16 @@ def depth_corrected(table: PointTable, scene: Scene, options: DepthOptions | Non
     """
     if options is None:
         return table, {}
-    if scene.units != "metres":
-        logger.warning("%s is in arbitrary units: depth images, which are in metres, only fit when the poses are in metres.", scene.name)
+    images, files = scene.split("train"), depth_files(scene, options)
     kinect = options.camera == "kinect" or (options.camera == "auto" and scene.dataset == "7scenes" and options.depth_dir is None)
+    views = [_view(scene, image, files[image.name], kinect) for image in images if image.cam_from_world is not None]
+    corrected, info = correct_points(table, track(views, len(views), "depth"), options)
+    logger.info("depth: %d of %d points moved, %s of the others", info["corrected"], info["points"], options.missing)
+    return corrected, {"depth": {**info, "images_with_depth": sum(path is not None for path in files.values())}}
+
+
+def depth_files(scene: Scene, options: DepthOptions) -> dict[str, Path | None]:
+    """The depth image of every training image, None where there is none. Raises MissingFileError when no image has one."""
     images = scene.split("train")
     files = {image.name: depth_file(image.name, scene.image_dir, options.depth_dir) for image in images}
     if not any(files.values()):
@@ -91,10 +98,19 @@ def depth_corrected(table: PointTable, scene: Scene, options: DepthOptions | Non
             f"--depth_labels: no training image has a depth image in {where} (the first image: {images[0].name}).",
             "Unpack FRAME.depth.png beside the images, or name the folder of rendered depth with --depth_dir.",
         )
-    views = [_view(scene, image, files[image.name], kinect) for image in images if image.cam_from_world is not None]
-    corrected, info = correct_points(table, track(views, len(views), "depth"), options)
-    logger.info("depth: %d of %d points moved, %s of the others", info["corrected"], info["points"], options.missing)
-    return corrected, {"depth": {**info, "images_with_depth": sum(path is not None for path in files.values())}}
+    return files
+
+
+def check_depth(scene: Scene, options: DepthOptions | None) -> None:
+    """Say before the long work what is wrong with the depth images that are asked for. Raises MissingFileError when there are none."""
+    if options is None:
+        return
+    files = depth_files(scene, options)
+    lacking = sum(path is None for path in files.values())
+    if lacking:
+        logger.warning("%d of %d training images have no depth image.", lacking, len(files))
+    if scene.units != "metres":
+        logger.warning("%s is in arbitrary units: depth images, which are in metres, only fit when the poses are in metres.", scene.name)
 
 
 def _view(scene: Scene, image: SceneImage, path: Path | None, kinect: bool) -> DepthView:

@@ -24,7 +24,7 @@ from d2s.scene.label_store import LabelReader, write_labels
 from d2s.scene.manifest import Scene
 from processing.adapters.base import AdapterOptions, DroppedImage, SceneSource
 from processing.adapters.table import load_source
-from processing.depth_labels import DepthOptions, depth_corrected
+from processing.depth_labels import DepthOptions, check_depth, depth_corrected
 from processing.feature_stage import extract_scene
 from processing.hloc.stages import HlocInput, hloc_stages
 from processing.labels import LabelOptions, good_points, make_labels, point_table, require_labels
@@ -133,6 +133,7 @@ def _read_source(settings: Settings, stages: Stages) -> SceneSource:
     source = load_source(settings.dataset, settings.adapter)
     scene = with_validation(source.scene)
     logger.info("%s", describe(scene))
+    check_depth(scene, settings.depth)
     if not scene.split("val"):
         logger.info("No validation images: fewer than %d training images", MIN_TRAIN)
     stages.run("source", digest(replace(source, scene=scene)), (), dict, started=start)
