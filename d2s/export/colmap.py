@@ -81,10 +81,10 @@ def _points_3d(content: Content) -> NDArray[np.uint8]:
     pairs = (elements + np.array([1, 0], dtype=np.uint32)).astype("<u4")  # ids of images begin at 1
     data = np.zeros(headers.nbytes + pairs.nbytes, dtype=np.uint8)
     begin = HEADER.itemsize * np.arange(len(headers)) + pairs.itemsize * 2 * starts[:-1]
-    data[begin[:, None] + np.arange(HEADER.itemsize)] = headers.view(np.uint8).reshape(len(headers), -1)
+    data[begin[:, None] + np.arange(HEADER.itemsize)] = headers.view(np.uint8).reshape(len(headers), HEADER.itemsize)
     of_point = np.repeat(np.arange(len(headers)), np.diff(starts))
     place = HEADER.itemsize * (of_point + 1) + 8 * np.arange(len(pairs))
-    data[place[:, None] + np.arange(8)] = pairs.view(np.uint8).reshape(len(pairs), -1)
+    data[place[:, None] + np.arange(8)] = pairs.view(np.uint8).reshape(len(pairs), 8)
     return data
 
 
@@ -106,7 +106,8 @@ def _image_lines(content: Content) -> Iterator[str]:
     yield "# IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME, then X Y POINT3D_ID of its keypoints"
     for index, view in enumerate(content.views, 1):
         yield f"{index} {_numbers(_pose(view))} {view.camera_id} {view.name}"
-        yield " ".join(f"{x!r} {y!r} {point}" for (x, y), point in _points_2d(view).tolist())
+        rows = _points_2d(view)
+        yield " ".join(f"{x!r} {y!r} {point}" for (x, y), point in zip(rows["xy"].tolist(), rows["point"].tolist(), strict=True))
 
 
 def _point_lines(content: Content) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +20,10 @@ from d2s.regressor.model_files import TrainedModel
 from d2s.scene.feature_store import FeatureReader
 from d2s.scene.manifest import Scene
 
+logger = logging.getLogger(__name__)
+
 Array = NDArray[np.float64]
+SECONDS_BETWEEN_LINES = 5.0
 VOXELS = 500
 """Without a given size, a voxel is this part of the diagonal of the mapped box."""
 
@@ -68,7 +73,11 @@ def _predictions(
     model: TrainedModel, scene: Scene, views: list[View], reader: FeatureReader, threshold: float
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], Array]]:
     """Of each view the keypoints that count, their coordinates, reliabilities and errors."""
-    for view in views:
+    said = time.monotonic()
+    for done, view in enumerate(views):
+        if time.monotonic() - said > SECONDS_BETWEEN_LINES:
+            said = time.monotonic()
+            logger.info("%d of %d mapping images", done, len(views))
         xyz, reliability = model.predict(reader.read(view.name).top(model.info.num_keypoints))
         errors = reprojection_errors(scene.cameras[view.camera_id], view.cam_from_world, xyz, view.keypoints)
         rows = np.flatnonzero((reliability > threshold) & (errors <= model.info.max_error))
