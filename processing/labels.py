@@ -85,15 +85,19 @@ def require_labels(counts: Sequence[int], options: LabelOptions, advice: str) ->
         )
 
 
-def point_table(model: pycolmap.Reconstruction) -> PointTable:
-    """The model's points and observations as arrays."""
+def point_table(model: pycolmap.Reconstruction, observed: Mapping[str, NDArray[np.int64]] | None = None) -> PointTable:
+    """The model's points and observations as arrays.
+
+    `observed`: point ids (N,) of each image's keypoints, -1 for none, where they were read from the file already (much faster).
+    """
     points = model.points3D
-    ids = np.fromiter(points.keys(), dtype=np.int64, count=len(points))
+    point_ids = np.fromiter(points.keys(), dtype=np.int64, count=len(points))
     values = list(points.values())
-    row_of_id = np.full(int(ids.max(initial=0)) + 1, -1, dtype=np.int64)
-    row_of_id[ids] = np.arange(len(ids))
+    row_of_id = np.full(int(point_ids.max(initial=0)) + 1, -1, dtype=np.int64)
+    row_of_id[point_ids] = np.arange(len(point_ids))
     xyz = np.array([point.xyz for point in values], dtype=np.float64).reshape(-1, 3)
-    rows = {image.name: _rows_of(image, row_of_id) for image in model.images.values()}
+    ids = {image.name: _ids_of(image) if observed is None else observed[image.name] for image in model.images.values()}
+    rows = {name: np.where(found >= 0, row_of_id[found], -1) for name, found in ids.items()}
     centers = {image.name: image.projection_center() for image in model.images.values()}
     return PointTable(
         xyz=xyz,
@@ -104,13 +108,12 @@ def point_table(model: pycolmap.Reconstruction) -> PointTable:
     )
 
 
-def _rows_of(image: pycolmap.Image, row_of_id: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Point row (N,) of each keypoint of an image."""
-    rows = np.full(image.num_points2D(), -1, dtype=np.int64)
+def _ids_of(image: pycolmap.Image) -> NDArray[np.int64]:
+    """Point id (N,) of each keypoint of an image, -1 for none."""
+    ids = np.full(image.num_points2D(), -1, dtype=np.int64)
     observed = np.asarray(image.get_observation_point2D_idxs(), dtype=np.int64)
-    ids = np.array([point.point3D_id for point in image.get_observation_points2D()], dtype=np.int64)
-    rows[observed] = row_of_id[ids]
-    return rows
+    ids[observed] = np.array([point.point3D_id for point in image.get_observation_points2D()], dtype=np.int64)
+    return ids
 
 
 def _largest_angles(xyz: Array, rows: Mapping[str, NDArray[np.int64]], centers: Mapping[str, Array]) -> Array:
@@ -134,7 +137,10 @@ def _largest_angles(xyz: Array, rows: Mapping[str, NDArray[np.int64]], centers: 
 
 def _farthest(rays: Array, point: NDArray[np.int64], reference: NDArray[np.int64]) -> tuple[NDArray[np.int64], Array]:
     """For each point the ray farthest from its reference ray, and their angle in degrees."""
-    chord = np.linalg.norm(rays - rays[reference[point]], axis=1)
-    last = np.append(np.flatnonzero(np.diff(point)), len(point) - 1)
-    farthest = np.lexsort((chord, point))[last]  # sorted by point, then by chord: the last of each point
-    return farthest, np.degrees(2 * np.arcsin(np.clip(chord[farthest] / 2, 0, 1)))
+    difference = rays - rays[reference[point]]
+    chord = np.sqrt(np.einsum("ij,ij->i", difference, difference))
+    longest = np.maximum.reduceat(chord, np.searchsorted(point, np.arange(len(reference))))
+    reached = np.flatnonzero(chord == longest[point])
+    farthest = np.empty_like(reference)
+    farthest[point[reached]] = reached  # the last of equal ones stays
+    return farthest, np.degrees(2 * np.arcsin(np.clip(longest / 2, 0, 1)))

@@ -32,6 +32,7 @@ from processing.report import make_report, summary
 from processing.sfm.colmap import Matches, SfmOptions, match_known_poses, restrict, triangulate, verify_matches
 from processing.sfm.matching import ReadFeatures, cached
 from processing.sfm.model_files import read_model, save_model
+from processing.sfm.observations import observed_points
 from processing.sfm.reconstruction import match_photos, placed, reconstruct
 from processing.stages import Stages
 from processing.validation_split import MIN_TRAIN, with_validation
@@ -237,7 +238,7 @@ def _publish_map(settings: Settings, folder: Path, train: Scene, read: ReadFeatu
 def _label(settings: Settings, folder: Path, scene: Scene) -> dict[str, Any]:
     """Labels of the training images; too few are an error."""
     train = scene.split("train")
-    table, depth = depth_corrected(point_table(read_model(folder / "sfm")), scene, settings.depth)
+    table, depth = depth_corrected(point_table(read_model(folder / "sfm"), observed_points(folder / "sfm")), scene, settings.depth)
     with FeatureReader(folder / "features.h5") as reader:
         rows = {image.name: reader.count(image.name) for image in train}
     labels = dict(make_labels(table, rows, settings.labels))
