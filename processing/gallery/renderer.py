@@ -10,7 +10,8 @@ import pycolmap
 from numpy.typing import NDArray
 
 from d2s.geometry import camera as cameras
-from processing.gallery.room import Place, Room, plane, texture_position, trace
+from d2s.geometry import pose
+from processing.gallery.room import Place, Room, texture_position, trace
 
 Image = NDArray[np.uint8]
 Float32 = NDArray[np.float32]
@@ -85,9 +86,10 @@ class Renderer:
         """Colours (N, 3) of rays that meet surface i at the given depths, from the two nearest levels of its pyramid."""
         surface, levels = self.place.surfaces[i], self.pyramids[i]
         u, v = texture_position(surface, cam_from_world, x, y, depth)
-        # One sample's area on the plane is depth^3 / |offset| times its area on the image plane z = 1.
+        # One sample's area on the plane is depth^3 / distance times its area on the image plane z = 1.
         density = np.sqrt(levels[0].shape[0] * levels[0].shape[1] / (surface.size[0] * surface.size[1]))
-        texels = density * self._sample_size / np.sqrt(abs(plane(surface, cam_from_world)[1]))
+        distance = max(abs(float(surface.normal @ (surface.origin - pose.center(cam_from_world)))), 1e-9)
+        texels = density * self._sample_size / np.sqrt(distance)
         level = np.clip(np.log2(texels * depth * np.sqrt(depth)), 0, len(levels) - 1.001)
         whole = level.astype(np.uint8)
         colour = np.empty((len(u), 3), dtype=np.float32)

@@ -77,6 +77,16 @@ class Room:
         """All surfaces, in the order of the indices that `trace` returns."""
         return self.shell + tuple(surface for solid in self.solids for surface in solid)
 
+    @cached_property
+    def normals(self) -> Array:
+        """Normals (n, 3) of all surfaces."""
+        return np.stack([surface.normal for surface in self.surfaces])
+
+    @cached_property
+    def origins(self) -> Array:
+        """Origins (n, 3) of all surfaces."""
+        return np.stack([surface.origin for surface in self.surfaces])
+
     @property
     def rooms(self) -> tuple[Room, ...]:
         """This room alone, as a place of one room."""
@@ -95,18 +105,21 @@ class Place:
         return tuple(surface for room in self.rooms for surface in room.surfaces)
 
 
-def plane(surface: Surface, cam_from_world: Array) -> tuple[Array, float]:
-    """(inverse, offset): inverse @ (x, y, 1) is the inverse depth of a ray; offset is negative when the camera sees the surface's front."""
-    normal = surface.normal
-    offset = float(normal @ (surface.origin - pose.center(cam_from_world)))
-    if abs(offset) < 1e-9:
-        offset = 1e-9
-    return cam_from_world[:, :3] @ normal / offset, offset
+def planes(room: Room, cam_from_world: Array) -> tuple[Array, Array]:
+    """(inverse, offset) of all n surfaces of a room.
+
+    inverse (n, 3): inverse @ (x, y, 1) is the inverse depth of a ray; offset (n,), metres, is negative where the camera sees the front.
+    """
+    offset = ((room.origins - pose.center(cam_from_world)) * room.normals).sum(axis=1)
+    offset[np.abs(offset) < 1e-9] = 1e-9
+    return room.normals @ cam_from_world[:, :3].T / offset[:, None], offset
 
 
 def room_of(place: Room | Place, center: Array) -> int:
     """Number of the room in which a point (3,) lies, or of the one whose walls it is least far behind."""
-    return int(np.argmax([min(float(side.normal @ (center - side.origin)) for side in room.shell) for room in place.rooms]))
+    sides = [slice(len(room.shell)) for room in place.rooms]
+    depths = [((center - room.origins[own]) * room.normals[own]).sum(axis=1).min() for room, own in zip(place.rooms, sides, strict=True)]
+    return int(np.argmax(depths))
 
 
 def trace(place: Room | Place, cam_from_world: Array, x: Floats, y: Floats) -> tuple[Floats, NDArray[np.uint16]]:
@@ -162,25 +175,25 @@ def _trace_room(room: Room, cam_from_world: Array, x: Floats, y: Floats) -> tupl
     if not x.size:
         return np.empty_like(x), np.empty(x.shape, dtype=np.uint16)
     corners = np.array([[u, v, 1.0] for u in (x.min(), x.max()) for v in (y.min(), y.max())])
-    planes = [plane(surface, cam_from_world) for surface in room.surfaces]
-    bounds = np.array([coefficients for coefficients, _ in planes]) @ corners.T
+    coefficients, offset = planes(room, cam_from_world)
+    bounds = coefficients @ corners.T
     low, high = bounds.min(axis=1), bounds.max(axis=1)
     inverse, index = np.full_like(x, -np.inf), np.zeros(x.shape, dtype=np.uint16)
-    facing = [i for i in range(len(room.shell)) if planes[i][1] < 0]
+    facing = [i for i in range(len(room.shell)) if offset[i] < 0]
     surely = max(low[i] for i in facing)
     for i in facing:
         if high[i] >= surely:
-            value = _linear(planes[i][0], x, y)
+            value = _linear(coefficients[i], x, y)
             index[value > inverse] = i
             np.maximum(inverse, value, out=inverse)
     first = len(room.shell)
     for solid in room.solids:
         sides = range(first, first + len(solid))
-        front, back = [i for i in sides if planes[i][1] < 0], [i for i in sides if planes[i][1] >= 0]
+        front, back = [i for i in sides if offset[i] < 0], [i for i in sides if offset[i] >= 0]
         first += len(solid)
         nearest_exit = max((low[i] for i in back), default=0.0)
         if min(high[i] for i in front) > max(nearest_exit, surely, 0.0):
-            _trace_solid({i: planes[i][0] for i in front}, [planes[i][0] for i in back], x, y, inverse, index)
+            _trace_solid({i: coefficients[i] for i in front}, [coefficients[i] for i in back], x, y, inverse, index)
     return inverse, index
 
 

@@ -10,11 +10,13 @@ import numpy as np
 from processing.gallery.noise import Float32, Image, Rng, fractal_noise, to_image
 from processing.gallery.paintings import painting
 from processing.gallery.room import Place, Room, Surface
-from processing.gallery.stairs import HEIGHT, WIDTH
+from processing.gallery.stairs import CLIMB, HEIGHT, WIDTH
 from processing.gallery.textures import board, crack, light, picture_frame
 
 DENSITY = 260  # texels per metre
-STICKERS, SCRATCHES = 1.0, 5.0  # per metre of wall: what tells one storey from the next, apart from its door numbers and its drawing
+STICKERS, SCRATCHES = 1.0, 5.0  # per metre of wall: what tells one storey from the next, apart from door numbers and two prints
+PRINT, PRINTS = (0.7, 0.7), ("shapes", "marble", "mosaic", "grid")  # the picture that each landing has for itself: metres, styles
+FLIGHT_PRINT = (0.6, 0.75)
 CREAM, GREEN = (214, 204, 178), (88, 118, 104)
 RUNNER = 1.3  # metres: width of the carpet
 
@@ -115,11 +117,10 @@ def _landing_south(rng: Rng, height: int, width: int) -> Float32:
 
 
 def _landing_north(rng: Rng, height: int, width: int) -> Float32:
-    """A door, a window onto the yard and a print."""
+    """A door and a window onto the yard."""
     wall = _two_tone(rng, height, width)
     _paste(wall, _door(rng), 0.55, 0)
     _paste(wall, _window(rng, 0.95, 1.25), 1.7, 1.05)
-    _paste(wall, _framed(rng, 0.7, 0.7, "shapes"), 3.1, 1.3)
     _switch(wall, 1.58, 1.15)
     return wall
 
@@ -151,18 +152,24 @@ def _end_wall(rng: Rng, height: int, width: int) -> Float32:
 
 
 def _flight_side(rng: Rng, height: int, width: int, up: int) -> Float32:
-    """A wall along a flight: its dado follows the steps, two prints hang along them. `up`: +1 when the steps rise to the right."""
+    """A wall along a flight: its dado follows the steps, two prints hang along it. `up`: +1 when the steps rise to the right."""
     flat = _two_tone(rng, round(HEIGHT * DENSITY), width)
     climb = height - flat.shape[0]
     lower = np.linspace(float(up > 0), float(up < 0), width, dtype=np.float32)[None]  # share of the climb by which the wall lies lower
     rows = np.arange(height, dtype=np.float32)[:, None] - climb * lower
     columns = np.broadcast_to(np.arange(width, dtype=np.float32)[None], rows.shape)
     wall = np.asarray(cv2.remap(flat, np.ascontiguousarray(columns), rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
-    metres, lift = width / DENSITY, climb / DENSITY
-    for left, style in ((0.3, "grid"), (1.35, "strokes")):
-        share = (left + 0.3) / metres
-        _paste(wall, _framed(rng, 0.6, 0.75, style), left, 1.35 + lift * (share if up > 0 else 1 - share))
+    prints = ((0, "grid"),) if up > 0 else ((0, "grid"), (1, "strokes"))
+    for number, style in prints:
+        _paste(wall, _framed(rng, *FLIGHT_PRINT, style), *_print_place(number, width / DENSITY, climb / DENSITY, up))
     return wall
+
+
+def _print_place(number: int, width: float, climb: float, up: int) -> tuple[float, float]:
+    """Where the first or second print on the wall of a flight hangs, metres from the left and above the wall's lower end."""
+    left = (0.3, 1.35)[number]
+    share = (left + FLIGHT_PRINT[0] / 2) / width
+    return left, 1.35 + climb * (share if up > 0 else 1 - share)
 
 
 def _tiles(rng: Rng, height: int, width: int) -> Float32:
@@ -254,16 +261,18 @@ def _with_details(surface: Surface, model: Image, rng: Rng) -> Image:
         _paste(paper, painting(rng, h, w), rng.uniform(0.1, surface.size[0] - 0.3), rng.uniform(0.4, surface.size[1] - 0.8))
     if surface.name.startswith("landing"):
         _add_signs(surface, paper, rng)
+    elif surface.material == "flight-north":
+        _paste(paper, _framed(rng, *FLIGHT_PRINT, "strokes"), *_print_place(1, surface.size[0], CLIMB, 1))
     return to_image(paper)
 
 
 def _add_signs(surface: Surface, wall: Float32, rng: Rng) -> None:
-    """Numbers on the doors, and a drawing."""
+    """Numbers on the doors, and a print of its own for every storey."""
     storey = int(surface.name.removeprefix("landing").split("-")[0]) + 1
     for number, left in enumerate(DETAILED[surface.material]):
         _paste(wall, _number_plate(f"{storey}{number + (1 if 'south' in surface.name else 3):02d}"), left, 1.75)
     if surface.material == "landing-north":
-        _paste(wall, painting(rng, _texels(0.32)[0], _texels(0.26)[0], "strokes"), 3.88, 1.4)
+        _paste(wall, _framed(rng, *PRINT, PRINTS[storey % len(PRINTS)]), 3.1, 1.3)
 
 
 def _number_plate(text: str) -> Image:

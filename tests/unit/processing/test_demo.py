@@ -15,13 +15,19 @@ import pytest
 
 from d2s.errors import InputError
 from d2s.geometry import pose
-from d2s.geometry.camera import project
+from d2s.geometry.camera import project, unproject
 from processing.adapters import demo
 from processing.adapters.base import AdapterOptions, SceneSource
-from processing.gallery.room import make_room, scene_coordinates
+from processing.gallery.renderer import Renderer
+from processing.gallery.room import Place, make_room, scene_coordinates
 from processing.gallery.scenes import SCENES
 from processing.gallery.textures import make_textures
 
+GALLERY_GREYS = {
+    0: [117, 103, 91, 98, 113, 91, 97, 94, 96],
+    13: [136, 136, 123, 122, 121, 134, 132, 117, 108],
+    22: [144, 88, 106, 131, 111, 100, 112, 108, 103],
+}
 TINY = {"mapping_images": 20, "query_images": 4, "size": [320, 240]}
 
 
@@ -111,6 +117,70 @@ def test_pictures_agree_with_the_geometry_to_a_fraction_of_a_pixel(source):
     }
     assert min(errors, key=errors.__getitem__) == (0, 0)
     assert errors[0, 0] < 6 and errors[0, 0] < 0.9 * sorted(errors.values())[1]
+
+
+def test_the_gallery_looks_as_it_did(source):
+    """Measured figures depend on these pictures: greys of nine parts of three of them, within what JPEG and OpenCV versions may change."""
+    for index, expected in GALLERY_GREYS.items():
+        image = cv2.imread(str(source.scene.path(source.scene.images[index])), cv2.IMREAD_GRAYSCALE)
+        parts = cv2.resize(image, (3, 3), interpolation=cv2.INTER_AREA)
+        np.testing.assert_allclose(parts.ravel().astype(int), expected, atol=2)
+
+
+def textures_of_first_room(name: str, place: Place) -> list[np.ndarray]:
+    """The textures of the first room, and grey for all others, which would take a while."""
+    first = SCENES[name].make_textures(place.rooms[0], 0)
+    return first + [np.full((16, 16, 3), 128, np.uint8)] * (len(place.surfaces) - len(first))
+
+
+@pytest.mark.parametrize("name", ["stairs", "museum"])
+def test_matched_features_lie_where_the_poses_say(name):
+    """SIFT features of two views: most mutual matches lie on their epipolar lines and reproject through the exact geometry."""
+    place, camera = SCENES[name].make_place(), demo.make_demo_camera((480, 360))
+    renderer, shots = Renderer(place, textures_of_first_room(name, place), camera), SCENES[name].shots(SCENES[name].mapping_images, 1, 0)
+    first, second = shots[4], shots[6]
+    here, there = sift_matches(*(renderer.render(shot.cam_from_world, shot.exposure) for shot in (first, second)))
+    assert len(here) > 30
+    xyz = scene_coordinates(place, first.cam_from_world, camera, here)
+    predicted, _ = project(camera, pose.transform(second.cam_from_world, xyz))
+    assert np.median(np.linalg.norm(predicted - there, axis=1)) < 1.0  # SIFT is off by about half of that
+    relative = pose.compose(second.cam_from_world, pose.inverse(first.cam_from_world))
+    rays = [np.column_stack([unproject(camera, pixels), np.ones(len(pixels))]) for pixels in (here, there)]
+    t = relative[:, 3]
+    lines = rays[0] @ (np.array([[0, -t[2], t[1]], [t[2], 0, -t[0]], [-t[1], t[0], 0]]) @ relative[:, :3]).T
+    distance = np.abs((lines * rays[1]).sum(axis=1)) / np.linalg.norm(lines[:, :2], axis=1) * camera.mean_focal_length()
+    assert np.median(distance) < 0.7
+
+
+def sift_matches(*images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels of mutual nearest neighbours that pass the ratio test."""
+    sift = cv2.SIFT_create(nfeatures=800)
+    (k0, d0), (k1, d1) = (sift.detectAndCompute(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), None) for image in images)
+    back = {m.queryIdx: m.trainIdx for m in cv2.BFMatcher().match(d1, d0)}
+    pairs = [a for a, b in cv2.BFMatcher().knnMatch(d0, d1, k=2) if a.distance < 0.7 * b.distance and back[a.trainIdx] == a.queryIdx]
+    return np.array([k0[m.queryIdx].pt for m in pairs]), np.array([k1[m.trainIdx].pt for m in pairs])
+
+
+def test_another_scene_is_rendered_under_its_name(tmp_path):
+    source = demo.load(
+        AdapterOptions(work_dir=tmp_path, scene="stairs", extra={"mapping_images": 1, "query_images": 1, "size": [160, 120]})
+    )
+    assert (source.scene.dataset, source.scene.name) == ("demo", "stairs") and "staircase" in source.scene.provenance["source"]
+    assert all(cv2.imread(str(source.scene.path(image))).shape == (120, 160, 3) for image in source.scene.images)
+    assert (
+        load(tmp_path, mapping_images=1, query_images=1, size=[160, 120]).scene.name == "gallery"
+    )  # another scene's pictures do not serve
+    assert demo.read_json(tmp_path / "images" / "rendering.json")["scene"] == "gallery"
+
+
+def test_every_scene_has_its_own_number_of_pictures(monkeypatch, tmp_path):
+    monkeypatch.setattr(demo, "_render_missing", lambda *_: None)
+    counts = {}
+    for name in SCENES:
+        scene = demo.load(AdapterOptions(work_dir=tmp_path, scene=name)).scene
+        counts[name] = (len(scene.split("train")), len(scene.split("test")))
+        assert len({image.name for image in scene.images}) == len(scene.images)
+    assert counts == {"gallery": (150, 40), "stairs": (240, 60), "museum": (1000, 150)}
 
 
 def test_same_settings_give_same_pictures(source, tmp_path):
