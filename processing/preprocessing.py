@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `d2s preprocess`."""
     parser.add_argument("--dataset_dir", type=Path, default=None, help="folder of the data set or of the scene (demo needs none)")
     parser.add_argument("--dataset", required=True, type=dataset_name, choices=tuple(ADAPTERS), help="format of the data")
-    parser.add_argument("--scene", default="", help=f"name of the scene (default: name of the folder; demo: {DEMO_SCENE}, or stairs)")
+    parser.add_argument("--scene", default="", help=f"name of the scene (default: name of the folder; demo: {DEMO_SCENE}, stairs, museum)")
     parser.add_argument("--out_dir", type=Path, default=Path("dataset"), help="where scenes are written (default: dataset)")
     gt = "which poses of 7scenes, 12scenes or Cambridge (default: original)"
     parser.add_argument("--gt", choices=("original", "sfm", "dslam"), default="original", help=gt)

@@ -17,7 +17,7 @@ ADAPTERS: dict[str, tuple[str, str]] = {
     "nerfstudio": ("processing.adapters.nerfstudio", "images and a transforms.json of nerfstudio or instant-ngp"),
     "kapture": ("processing.adapters.kapture", "kapture trees: mapping/ and query/, or one tree"),
     "photos": ("processing.adapters.photos", "photos alone; poses from structure from motion"),
-    "demo": ("processing.adapters.demo", "a small gallery room, rendered with exact poses"),
+    "demo": ("processing.adapters.demo", "rendered places with exact poses: gallery (default), stairs, museum"),
 }
 """name -> (module with a function `load`, what it reads)."""
 
