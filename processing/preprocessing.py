@@ -14,7 +14,7 @@ if __name__ == "__main__":  # a script finds its own folder only; d2s and proces
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from d2s.commands.device import add_device, choose_device
-from d2s.commands.folders import writable_folder
+from d2s.commands.folders import dataset_name, writable_folder
 from d2s.commands.options import flag, run_command
 from d2s.errors import InputError
 from d2s.features.table import FEATURES
@@ -120,11 +120,6 @@ def process(args: argparse.Namespace, folder: Path, settings: Settings) -> int:
     scene = folder.relative_to(Path(args.out_dir) / args.dataset).as_posix()
     logger.info("Next: d2s train --dataset %s --scene %s --data_dir %s", args.dataset, scene, args.out_dir)
     return 0
-
-
-def dataset_name(text: str) -> str:
-    """The format's name; the folder of Cambridge Landmarks is spelled in two ways, and both are understood."""
-    return "Cambridge" if text == "cambridge" else text
 
 
 def scene_folder(args: argparse.Namespace) -> Path:

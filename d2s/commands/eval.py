@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from d2s.commands.device import add_device, choose_device
-from d2s.commands.folders import writable_folder
+from d2s.commands.folders import dataset_name, writable_folder
 from d2s.commands.options import flag
 from d2s.config import find_recipe, load_recipe
 from d2s.errors import InputError, MissingFileError
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dataset", default="7scenes", help="data set of the preprocessed scene (default: 7scenes)")
+    parser.add_argument("--dataset", type=dataset_name, default="7scenes", help="data set of the preprocessed scene (default: 7scenes)")
     parser.add_argument("--scene", required=True, help="name of the preprocessed scene")
     parser.add_argument("--data_dir", type=Path, default=Path("dataset"), help="where d2s preprocess wrote (default: dataset)")
     parser.add_argument("--log_dir", type=Path, default=Path("logs"), help="folder of all runs (default: logs)")

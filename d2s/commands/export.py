@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from d2s.commands.device import add_device, choose_device
-from d2s.commands.folders import writable_folder
+from d2s.commands.folders import dataset_name, writable_folder
 from d2s.commands.options import flag
 from d2s.errors import InputError
 from d2s.evaluation.pose_files import read_results
@@ -48,7 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_source_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dataset", default=None, help=f"data set of the preprocessed scene (default: the model's, else {DATASET})")
+    parser.add_argument(
+        "--dataset", type=dataset_name, default=None, help=f"data set of the preprocessed scene (default: the model's, else {DATASET})"
+    )
     parser.add_argument("--scene", default=None, help="name of the preprocessed scene (default: the model's)")
     parser.add_argument("--data_dir", type=Path, default=Path("dataset"), help="where d2s preprocess wrote (default: dataset)")
     parser.add_argument("--model", type=Path, default=None, metavar="DIR_OR_FILE", help="model whose map is exported (--what map)")

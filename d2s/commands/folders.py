@@ -1,4 +1,4 @@
-"""Folders that a command writes to: wrong ones are said before the work begins, not after it."""
+"""Folders by the names that users give them; wrong ones are said before the work begins, not after it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import tempfile
 from pathlib import Path
 
 from d2s.errors import InputError
+
+
+def dataset_name(text: str) -> str:
+    """The data set's name, for argparse. hloc spells Cambridge Landmarks in lower case, the published code does not; both are understood."""
+    return "Cambridge" if text == "cambridge" else text
 
 
 def writable_folder(option: str, path: Path) -> Path:

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from d2s.commands.folders import dataset_name
 from d2s.errors import FormatError, InputError, MissingFileError
 from d2s.geometry import pose
 from processing.adapters.base import AdapterOptions
 from processing.adapters.cambridge import load
-from processing.preprocessing import dataset_name
 
 RETRIANGULATED = "CambridgeLandmarks_Colmap_Retriangulated_1024px"
 HEADING = "Visual Landmark Dataset V1\nImageFile, Camera Position [X Y Z W P Q R]\n\n"
