@@ -9,7 +9,7 @@ from d2s.errors import InputError
 
 
 def dataset_name(text: str) -> str:
-    """The data set's name, for argparse. hloc spells Cambridge Landmarks in lower case, the published code does not; both are understood."""
+    """The data set's name, for argparse. hloc writes Cambridge Landmarks in lower case, the published code does not; both are read."""
     return "Cambridge" if text == "cambridge" else text
 
 
