@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from d2s.errors import FormatError
 from processing.download_http import require_space
@@ -71,7 +71,8 @@ def _open(archive: Path) -> Iterator[zipfile.ZipFile]:
 def _require_inside(member: zipfile.ZipInfo, archive: Path) -> None:
     """Raise FormatError for a name that leads out of the folder, and for links, which could."""
     name = PurePosixPath(member.filename.replace("\\", "/"))
-    if name.is_absolute() or ".." in name.parts or ":" in member.filename or stat.S_ISLNK(member.external_attr >> 16):
+    drive = PureWindowsPath(member.filename).drive
+    if name.is_absolute() or drive or ".." in name.parts or stat.S_ISLNK(member.external_attr >> 16):
         raise FormatError(f"{archive} holds {member.filename!r}, which leads out of its folder.", "Do not use this archive.")
 
 

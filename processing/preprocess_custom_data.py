@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     folder = _scene_folder(args, home)
     args.model, from_hloc = _model(args, home, folder.name)
     settings = preprocessing.settings_from_args(_as_colmap(args, home, folder.name, from_hloc), folder)
-    extra = {**settings.adapter.extra, "model": args.model.relative_to(home).as_posix(), "dataset_name": args.dataset}
+    extra = {**settings.adapter.extra, "model": Path(os.path.relpath(args.model, home)).as_posix(), "dataset_name": args.dataset}
     if args.image_dir is not None:
         extra["image_dir"] = str(args.image_dir)
     return preprocessing.process(args, folder, replace(settings, adapter=replace(settings.adapter, extra=extra)))
@@ -84,7 +85,7 @@ def _as_colmap(args: argparse.Namespace, home: Path, scene: str, from_hloc: bool
     """The same as `d2s preprocess --dataset colmap` would be told."""
     told: dict[str, Any] = {**vars(args), "dataset": "colmap", "dataset_dir": home, "scene": scene}
     told |= {"gt": "original", "gt_file": None, "list_train": None, "test_every": None, "camera": None, "demo_option": []}
-    told |= {"hloc_sfm": args.model.name} if from_hloc else {"sfm": "native", "hloc_out_dir": None}
+    told |= {"hloc_sfm": str(args.model)} if from_hloc else {"sfm": "native", "hloc_out_dir": None}
     return argparse.Namespace(**told)
 
 

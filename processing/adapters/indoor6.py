@@ -41,8 +41,8 @@ def load(options: AdapterOptions) -> SceneSource:
         _refuse_pickle(options, folders)
         scene_folder(options, "indoor6", lambda _: False, EXPECTED)  # raises, saying what is there instead
     assert model is not None
-    homes = [model, model.parent, *folders]  # where files that belong to the model may lie
-    found = _frames(model, folders, _existing(homes, ORIGINAL_NAMES))
+    homes = [model, *([model.parent] if model.name == FULL_MODEL else []), *folders]  # where files that belong to the model may lie
+    found = _frames(model, homes)
     found = _with_own_cameras(found, model, homes, options)
     lists = _lists(found, homes)
     if "test" not in lists and options.list_test is None and options.list_train is None:
@@ -91,9 +91,10 @@ def _existing(folders: list[Path], name: str) -> Path | None:
     return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
 
-def _frames(model: Path, folders: list[Path], names: Path | None) -> ModelFrames:
+def _frames(model: Path, homes: list[Path]) -> ModelFrames:
     """Frames of the model, whose names may be others than the files'."""
-    places = [place for folder in [model, model.parent, *folders] for place in (folder / "images", folder)]
+    places = [place for home in homes for place in (home / "images", home)]
+    names = _existing(homes, ORIGINAL_NAMES)
     aliases = _aliases(names) if names is not None else _names_beside_images(places)
     found = read_frames(model, places, aliases=aliases)
     other = {aliases[name]: file for name, file in found.name_on_disk.items() if name in aliases}

@@ -19,8 +19,12 @@ from processing.adapters.sfm_layout import ModelFrames, scale_camera
 
 def read_query_cameras(path: Path) -> dict[str, pycolmap.Camera]:
     """Image name -> camera of a list of lines `name MODEL W H p0 p1 ...`; lines with a name alone say nothing. Raises FormatError."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise FormatError(f"Image list {path} is not a text file.", "Give a text file with one image name per line.") from None
     cameras = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         name, *fields = line.split() or [""]
         if not fields or name.startswith("#") or fields[0] not in CAMERA_MODELS:
             continue

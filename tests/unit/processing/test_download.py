@@ -288,9 +288,9 @@ def test_unpacks_the_archives_in_the_archive(tmp_path):
 
 
 def test_archive_without_a_top_folder(tmp_path):
-    (tmp_path / "a.zip").write_bytes(archive_of({"a.txt": "1", "b/c.txt": "2", "__MACOSX/x": "3"}, top=""))
+    (tmp_path / "a.zip").write_bytes(archive_of({"12:30.txt": "1", "b/c.txt": "2", "__MACOSX/x": "3"}, top=""))
     unpack(tmp_path / "a.zip", tmp_path / "out")
-    assert contents(tmp_path / "out") == {"a.txt": b"1", "b/c.txt": b"2"}
+    assert contents(tmp_path / "out") == {"12:30.txt": b"1", "b/c.txt": b"2"}
 
 
 @pytest.mark.parametrize("name", ["../evil.txt", "/etc/evil", "a/../../evil", "..\\evil.txt", "C:\\evil.txt"])

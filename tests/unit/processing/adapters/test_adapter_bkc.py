@@ -100,6 +100,13 @@ def test_missing_list_is_said(tmp_path, write_scene, caplog):
     assert "has no test_seq4.txt" in caplog.text
 
 
+def test_list_that_is_no_text_is_one_clear_error(tmp_path, write_scene):
+    write_scene(tmp_path / "hall", tmp_path / "hall")
+    (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00seq")
+    with pytest.raises(InputError, match="list.txt is not a text file"):
+        load(AdapterOptions(tmp_path, "hall", list_test=tmp_path / "list.txt"))
+
+
 def test_no_model_is_one_clear_error(tmp_path, write_image):
     write_image(tmp_path / "BKC" / "hall" / "seq1" / "00000.jpg")
     with pytest.raises(InputError, match="does not hold a COLMAP model"):
