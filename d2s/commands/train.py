@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from d2s.commands.device import add_device, choose_device
-from d2s.commands.folders import writable_folder
+from d2s.commands.folders import dataset_name, writable_folder
 from d2s.commands.options import flag
 from d2s.commands.validation import make_validation
 from d2s.config import Recipe, find_recipe, load_recipe, to_ini
@@ -26,6 +26,7 @@ from d2s.training.checkpoint import TrainingState, checkpoint_stage, load_checkp
 from d2s.training.data import TrainingSet, load_training_set
 from d2s.training.extras import extras_record, load_extras
 from d2s.training.networks import Network, make_network, make_optimizer
+from d2s.training.restart import begin_at, finish, origin_of
 from d2s.training.run_dir import RunDir, default_run_name
 from d2s.training.tracking import Console, JsonLines, Tracker, format_seconds, make_visdom
 from d2s.training.trainer import Trainer
@@ -37,7 +38,7 @@ ANEW = "Start anew with --resume never, or give the run another --name."
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `d2s train`."""
-    parser.add_argument("--dataset", default="7scenes", help="data set of the preprocessed scene (default: 7scenes)")
+    parser.add_argument("--dataset", type=dataset_name, default="7scenes", help="data set of the preprocessed scene (default: 7scenes)")
     parser.add_argument("--scene", required=True, help="name of the preprocessed scene")
     parser.add_argument("--data_dir", type=Path, default=Path("dataset"), help="where d2s preprocess wrote (default: dataset)")
     parser.add_argument("--config_file", type=Path, default=Path("configs/fast.ini"), help="recipe (default: configs/fast.ini)")
@@ -64,7 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="EPOCH",
-        help="start from this epoch's checkpoint: its weights, with --resume_optim its optimiser too",
+        help="begin at this epoch's checkpoint of the run: start over with its weights, or with --resume_optim go on from it with its "
+        "optimiser too; later epochs are removed",
     )
     parser.add_argument("--log_dir", type=Path, default=Path("logs"), help="folder of all runs (default: logs)")
     parser.add_argument("--name", default=None, help="name of the run (default: DATASET_SCENE_CONFIG_model_M)")
@@ -96,6 +98,8 @@ def run(args: argparse.Namespace) -> int:
     if not 0 <= args.unlabel_rate <= 1:
         raise InputError(f"--unlabel_rate {args.unlabel_rate} must be between 0 and 1.")
     extras = load_extras(folder, scene, args.augment, args.unlabel, args.unlabel_rate, recipe.training.seed)
+    if args.checkpoint and args.resume not in ("auto", "never"):
+        raise InputError("--checkpoint and --resume PATH exclude each other.", "Each of them says where to begin.")
     if args.resume == "never" and args.resume_optim:
         raise InputError("--resume never starts anew, --resume_optim goes on.", "Train anew without --resume_optim, then the second stage.")
     device = choose_device(args.cudaid)
@@ -103,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     run_dir = RunDir(args.log_dir / (args.name or default_run_name(args.dataset, args.scene, args.config_file.stem, recipe.model.model)))
     visdom = make_visdom(args.visdom, run_dir.path.name, args.visdom_server, args.visdom_port)
     stage = (3 if args.unlabel else 2) if args.resume_optim else 1
-    if _prepare_run_dir(run_dir, recipe, scene, folder, args.resume, stage, extras_record(folder, extras)):
+    if _prepare_run_dir(run_dir, recipe, scene, folder, args, stage, extras_record(folder, extras)):
         logger.info("%s is already finished: %s. Train anew with --resume never.", run_dir.path, run_dir.model)
         return 0
     _log_to_file(run_dir)
@@ -134,19 +138,27 @@ def recipe_from_args(args: argparse.Namespace) -> Recipe:
     return load_recipe(find_recipe(args.config_file), args.set, {name: value for name, value in values.items() if value is not None})
 
 
-def _prepare_run_dir(run_dir: RunDir, recipe: Recipe, scene: Scene, folder: Path, resume: str, stage: int, extras: dict[str, Any]) -> bool:
+def _prepare_run_dir(
+    run_dir: RunDir, recipe: Recipe, scene: Scene, folder: Path, args: argparse.Namespace, stage: int, extras: dict[str, Any]
+) -> bool:
     """Make the run's folder ready; True when there is nothing left to do."""
-    if resume == "never" and stage == 1:
+    finish(run_dir)
+    anew = args.resume == "never"
+    if anew and stage == 1 and not args.checkpoint:
         run_dir.clear()
     run_dir.remove_leftovers()
+    if args.checkpoint and stage == 1:
+        begin_at(run_dir, args.checkpoint, stage, anew)
     text, scene_hash = to_ini(recipe), hashlib.sha256((folder / "scene.json").read_bytes()).hexdigest()[:16]
     if run_dir.config.is_file() and run_dir.checkpoints():
         _require_equal(run_dir, text, scene_hash)
     else:
         write_text(run_dir.config, text)
         run_dir.write_state(dataset=scene.dataset, scene=scene.name, scene_hash=scene_hash, finished_stages=[], extra_images={})
+    if args.checkpoint and stage > 1:  # only now that recipe and scene are known to be the run's: later epochs are removed
+        begin_at(run_dir, args.checkpoint, stage)
     _note_extras(run_dir, stage, extras)
-    return stage in run_dir.state().get("finished_stages", []) and resume != "never"
+    return stage in run_dir.state().get("finished_stages", []) and (bool(args.checkpoint) or not anew)
 
 
 def _note_extras(run_dir: RunDir, stage: int, extras: dict[str, Any]) -> None:
@@ -187,8 +199,9 @@ def _starting_state(
     """Load what the options ask to start from."""
     if args.resume not in ("auto", "never"):
         return load_checkpoint(Path(args.resume), network, optimizer)
-    if args.checkpoint:
-        state = load_checkpoint(run_dir.require_checkpoint(args.checkpoint), network, optimizer if stage > 1 else None)
+    origin = origin_of(run_dir, stage)
+    if origin is not None and not _has_begun(run_dir, stage):
+        state = load_checkpoint(origin, network, optimizer if stage > 1 else None)
         return _next_stage(state, stage) if stage > 1 else TrainingState()
     epochs = run_dir.checkpoints()
     if stage > 1 and not epochs:
