@@ -135,6 +135,30 @@ def test_images_that_disagree_settle_nothing(depths):
     assert_allclose(table.xyz, true)
 
 
+@pytest.mark.parametrize(("factors", "settled"), [((1, 1.004, 1.002, 0.8, 1.3), True), ((1, 1.004, 0.7, 0.8, 1.3), False)])
+def test_half_of_the_images_must_agree(depths, factors, settled):
+    points = np.array([[0.95, 0.2, 4.0], [1.0, -0.5, 4.0]])
+    table = replace(table_of(points), row_of_keypoint={str(i): np.arange(2) for i in range(5)})
+    views = [DepthView(str(i), CAMERA, POSES[2], lambda f=f: DepthMap(depths[2] * f, CAMERA, pose.IDENTITY)) for i, f in enumerate(factors)]
+    corrected, info = correct_points(table, views, DepthOptions())
+    assert info["corrected"] == (2 if settled else 0)
+    middle = points + 0.002 * (points - pose.center(POSES[2]))  # the median of those that agree
+    assert_allclose(corrected.xyz, middle if settled else points, atol=1e-5)
+
+
+def test_depth_beside_the_colour_camera_is_found_from_a_bad_guess():
+    """On a slanted wall, where the pixel to look up depends on the depth that is sought."""
+    camera = make_camera("SIMPLE_PINHOLE", 640, 480, [585, 320, 240])
+    x = np.arange(640) + 0.5
+    row = 1 / (1 / 2.0 - 0.5 * (x - 320) / 585)  # depth along the axis of the plane z = 2 + x
+    image_from_depth = np.column_stack([rotation_y(3), [-0.2, 0.01, 0.03]])
+    depth = DepthMap(np.tile(np.where(row > 0, row, np.nan), (480, 1)), camera, pose.inverse(image_from_depth))
+    rays = np.array([[-0.3, 0.1], [-0.1, -0.2], [0.05, 0.0], [0.2, 0.2]])
+    z = depth.along(rays, np.full(4, 3.0))
+    in_depth_camera = pose.transform(pose.inverse(image_from_depth), np.column_stack([rays, np.ones(4)]) * z[:, None])
+    assert_allclose(in_depth_camera[:, 2], 2 + in_depth_camera[:, 0], atol=5e-3)
+
+
 def test_one_depth_image_is_not_enough_unless_allowed(depths):
     true = surface_points(40)
     noisy = off_by_depth(true, 0.003)
