@@ -109,7 +109,8 @@ def _extract(
     """Make the copies in memory and write their features, in parts, so that a killed run goes on where it stopped."""
     names = [copy.name for copy in copies]
     path = target / FEATURES
-    if is_published(path, extractor.settings(), names):
+    if is_published(path, extractor.settings(), names):  # killed between that and the note of it
+        shutil.rmtree(path.with_suffix(".parts"), ignore_errors=True)
         return {}
     writer = FeatureWriter(path, extractor.settings())
     by_name = {copy.name: copy for copy in copies if copy.name not in writer.done}

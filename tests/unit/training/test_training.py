@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -155,8 +156,9 @@ class Recorder:
         pass
 
 
-def test_a_stopped_and_resumed_run_ends_with_the_same_weights(tmp_path):
-    data, the_recipe = small_set(), recipe()
+@pytest.mark.parametrize(("num_real", "step"), [(6, 6), (4, 8)], ids=["real images", "and extra ones"])
+def test_a_stopped_and_resumed_run_ends_with_the_same_weights(tmp_path, num_real, step):
+    data, the_recipe = replace(small_set(), num_real=num_real), recipe()
     whole = trainer(the_recipe, data, tmp_path / "whole")
     whole.run()
 
@@ -174,7 +176,7 @@ def test_a_stopped_and_resumed_run_ends_with_the_same_weights(tmp_path):
         stopped.run()
     resumed = trainer(the_recipe, data, tmp_path / "stopped")
     resumed.state = load_checkpoint(RunDir(tmp_path / "stopped").checkpoint(2), resumed.network, resumed.optimizer)
-    assert resumed.state.step == 6
+    assert resumed.state.step == step
     resumed.run()
     for name, value in whole.network.state_dict().items():
         assert torch.equal(value, resumed.network.state_dict()[name]), name

@@ -22,6 +22,7 @@ from d2s.scene.manifest import Scene
 from processing.augmentation import stage
 from processing.augmentation.copies import AugmentOptions, copies_of, copy_name, read_copy
 from processing.augmentation.stage import augment, report_lines
+from processing.pipeline import clear
 
 MIXED = AugmentOptions(copies=3, views=0.7)
 
@@ -152,6 +153,21 @@ def test_a_finished_folder_is_left_alone(made):
 def test_other_options_are_refused_with_a_remedy(made, change):
     with pytest.raises(SettingsMismatchError, match=f"{next(iter(change))} was .*remove .*augment"):
         augment(made, replace(MIXED, **change))
+
+
+def test_starting_the_scene_anew_removes_its_copies(wall_copy):
+    augment(wall_copy, AugmentOptions())
+    clear(wall_copy)
+    assert {path.name for path in wall_copy.iterdir()} == {"photos"}
+
+
+def test_parts_that_a_kill_left_beside_the_finished_file_are_removed(wall_copy):
+    augment(wall_copy, AugmentOptions())
+    parts = wall_copy / "augment" / "features.parts"
+    parts.mkdir()
+    (wall_copy / "augment" / "stages.json").write_text("{}")
+    augment(wall_copy, AugmentOptions())
+    assert not parts.exists()
 
 
 def test_copies_of_another_version_of_the_scene_are_refused(wall_copy):
