@@ -60,7 +60,7 @@ def load(options: AdapterOptions) -> SceneSource:
     scene = options.scene or folder.resolve().name
     models = _model_places(options, folder, scene)
     listed = any((folder / file).is_file() for file in POSE_FILES.values())
-    found = _from_lists(folder, models, options) if options.gt == "original" and listed else _from_model(folder, models)
+    found = _from_lists(folder, models, options) if options.gt == "original" and listed else _from_model(folder, models, options)
     if not found.frames:
         raise InputError(f"No image in {folder} is usable; the first: {found.dropped[0].name}: {found.dropped[0].reason}.")
     return assemble(
@@ -96,11 +96,11 @@ def _model_places(options: AdapterOptions, folder: Path, scene: str) -> list[Pat
     return [parent / SFM_FOLDER / scene for parent in dict.fromkeys(parents)]
 
 
-def _from_model(folder: Path, models: Sequence[Path]) -> _Found:
+def _from_model(folder: Path, models: Sequence[Path], options: AdapterOptions) -> _Found:
     """All images of `empty_all`, which holds training and query images with their own cameras."""
     remedy = f"Put {SFM_FOLDER} beside the scene, or name SCENE's folder in it with --gt_file."
     model = require_model([place / "empty_all" for place in models], "retriangulated model", remedy)
-    found = read_frames(model, [folder], IMAGE_SUFFIXES)
+    found = read_frames(model, [folder], IMAGE_SUFFIXES, scaled=options.camera is None)
     lists = found.lists({"test": model.parent / "list_query.txt"}) or _lists(_read_lists(folder), folder)
     where = f"retriangulated model {model.parent.name}/{model.name}"
     return _Found(found.cameras, found.frames, found.dropped, lists, where, f"{where}, one camera per image and size")

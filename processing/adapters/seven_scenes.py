@@ -41,7 +41,7 @@ def load(options: AdapterOptions) -> SceneSource:
     scene = options.scene or folder.resolve().name
     models = _model_places(folder, scene)
     ground_truth = find_ground_truth(options, folder, models)
-    found = _read(folder, ground_truth, scene)
+    found = _read(folder, ground_truth, scene, options)
     if not found.frames:
         raise InputError(
             f"No image in {folder} has a usable pose; the first: {found.dropped[0].name}: {found.dropped[0].reason}.",
@@ -70,9 +70,9 @@ def _model_places(folder: Path, scene: str) -> list[Path]:
     return [parent / scene / part for parent in parents for part in ("triangulated", "")]
 
 
-def _read(folder: Path, ground_truth: Path | None, scene: str) -> _Found:
+def _read(folder: Path, ground_truth: Path | None, scene: str, options: AdapterOptions) -> _Found:
     if ground_truth is not None and find_model([ground_truth]):
-        return _from_model(folder, ground_truth)
+        return _from_model(folder, ground_truth, scaled=options.camera is None)
     names = color_images(folder, "seq-", EXPECTED)
     lists = _own_lists(folder, names)
     if ground_truth is None:
@@ -84,10 +84,10 @@ def _read(folder: Path, ground_truth: Path | None, scene: str) -> _Found:
     return _Found(*frames_of_pose_files(files, names, _camera), lists, poses)
 
 
-def _from_model(folder: Path, model: Path) -> _Found:
+def _from_model(folder: Path, model: Path, scaled: bool) -> _Found:
     """Poses, cameras and test list of the SfM layout; its list replaces the sequence files, the scene's own lists replace it."""
     color_images(folder, "seq-", EXPECTED)  # says what is wrong where sequences are still packed
-    found = read_frames(model, [folder], COLOR_SUFFIXES)
+    found = read_frames(model, [folder], COLOR_SUFFIXES, scaled=scaled)
     lists = found.lists({"test": model / "list_test.txt"}) or _own_lists(folder, [frame.name for frame in found.frames])
     poses = f"COLMAP model {model.parent.name}/{model.name}, with its cameras"
     return _Found(found.cameras, list(found.frames), list(found.dropped), {**lists, **own_lists(folder)}, poses)

@@ -73,14 +73,18 @@ def require_model(folders: Sequence[Path], what: str, remedy: str = "") -> Path:
 
 
 def read_frames(
-    model: Path, image_dirs: Sequence[Path], suffixes: tuple[str, ...] = IMAGE_SUFFIXES, aliases: Mapping[str, str] | None = None
+    model: Path,
+    image_dirs: Sequence[Path],
+    suffixes: tuple[str, ...] = IMAGE_SUFFIXES,
+    aliases: Mapping[str, str] | None = None,
+    scaled: bool = True,
 ) -> ModelFrames:
     """Poses and cameras of the images of a model that exist in one of `image_dirs`, the one that holds most of them.
 
     Names match exactly, or with another extension, or without up to three leading folders; never by the bare file name alone where two
-    images share it. Where `aliases` (name -> other name) find more files, they are used. Intrinsics are scaled to the images' own sizes.
-    Images that the model or the disk lacks are dropped with a reason. Raises FormatError for a damaged model, and InputError when none of
-    its images is there.
+    images share it. Where `aliases` (name -> other name) find more files, they are used. Intrinsics are scaled to the images' own sizes,
+    unless `scaled` is False (for who replaces them by `--camera` anyway). Images that the model or the disk lacks are dropped with a
+    reason. Raises FormatError for a damaged model, and InputError when none of its images is there or an image has another shape.
     """
     reconstruction = read_model(model)
     names = [image.name for image in reconstruction.images.values()]
@@ -90,7 +94,7 @@ def read_frames(
     if image_dir is None or not matched[image_dir]:
         raise _no_images(model, names, image_dirs)
     name_on_disk = matched[image_dir]
-    cameras = _ScaledCameras(reconstruction, model)
+    cameras = _ScaledCameras(reconstruction, model, scaled)
     frames, dropped = [], []
     for image in reconstruction.images.values():
         file = name_on_disk.get(image.name)
@@ -170,18 +174,19 @@ def _unique_stems(files: Sequence[str]) -> dict[str, str]:
 class _ScaledCameras:
     """The cameras of a model, made to fit images of other sizes; one per camera and size, under the model's id where nothing was scaled."""
 
-    def __init__(self, reconstruction: pycolmap.Reconstruction, model: Path) -> None:
-        self._reconstruction, self._model = reconstruction, model
+    def __init__(self, reconstruction: pycolmap.Reconstruction, model: Path, scaled: bool) -> None:
+        self._reconstruction, self._model, self._to_size = reconstruction, model, scaled
         self._ids: dict[tuple[int, tuple[int, int]], int] = {}
         self.made: dict[int, pycolmap.Camera] = {}
 
     def fitting(self, camera_id: int, path: Path) -> int:
         """The id, in `made`, of the camera for an image file."""
-        size = image_size(path)
+        camera = self._reconstruction.cameras[camera_id]
+        size = image_size(path) if self._to_size else (camera.width, camera.height)
         key = (camera_id, size)
         if key not in self._ids:
             index = camera_id if camera_id not in self.made else max([*self._reconstruction.cameras, *self.made]) + 1
-            self.made[index] = self._scaled(self._reconstruction.cameras[camera_id], size, index, path)
+            self.made[index] = self._scaled(camera, size, index, path)
             self._ids[key] = index
         return self._ids[key]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pycolmap
 
 from d2s.errors import FormatError, InputError, MissingFileError
-from d2s.geometry.camera import make_camera
+from d2s.geometry.camera import make_camera, parse_camera
 from processing.adapters.assemble import Frame, assemble
 from processing.adapters.base import AdapterOptions, DroppedImage, SceneSource
 from processing.adapters.folders import image_size, scene_folder
@@ -44,7 +44,7 @@ def load(options: AdapterOptions) -> SceneSource:
     folder = _scene_folder(options)
     scene = options.scene or folder.resolve().name
     ground_truth = find_ground_truth(options, folder, _model_places(options, folder, scene))
-    found = _read(folder, ground_truth, scene)
+    found = _read(folder, ground_truth, scene, options)
     if not found.frames:
         raise InputError(f"No image in {folder} has a usable pose; the first: {found.dropped[0].name}: {found.dropped[0].reason}.")
     return assemble(
@@ -89,15 +89,15 @@ def _model_places(options: AdapterOptions, folder: Path, scene: str) -> list[Pat
     return [parent / SFM_FOLDER / spelled for parent in parents for spelled in _spellings(scene)] + [folder]
 
 
-def _read(folder: Path, ground_truth: Path | None, scene: str) -> _Found:
+def _read(folder: Path, ground_truth: Path | None, scene: str, options: AdapterOptions) -> _Found:
     if ground_truth is not None and find_model([ground_truth]):
-        found = read_frames(ground_truth, [folder, ground_truth, folder / DATA], COLOR_SUFFIXES)
+        found = read_frames(ground_truth, [folder, ground_truth, folder / DATA], COLOR_SUFFIXES, scaled=options.camera is None)
         lists = found.lists({"test": ground_truth / "list_test.txt"}) or _split_lists(folder, [f.name for f in found.frames])
         poses = f"COLMAP model {ground_truth.parent.name}/{ground_truth.name}, with its cameras"
         return _Found(found.image_dir, found.cameras, found.frames, found.dropped, {**lists, **own_lists(folder)}, poses)
     names = color_images(folder, f"{DATA}/", EXPECTED)
     lists = {**_split_lists(folder, names), **own_lists(folder)}
-    camera = _read_camera(folder / "info.txt", folder / names[0])
+    camera = parse_camera(options.camera) if options.camera else _read_camera(folder / "info.txt", folder / names[0])
     if ground_truth is None:
         frames, dropped = frames_with_pose_files(folder, names, 1)
         return _Found(folder, {1: camera}, frames, dropped, lists, f"pose.txt of 12-Scenes, {INTRINSIC} of info.txt")

@@ -100,6 +100,13 @@ def test_images_of_several_sizes_and_both_shapes(tmp_path, write_scene, write_mo
         load(AdapterOptions(tmp_path, "KingsCollege"))
 
 
+def test_given_camera_makes_the_models_cameras_irrelevant(tmp_path, miniature, write_scene, write_models):
+    views = write_scene(tmp_path / "KingsCollege", (108, 192))
+    write_models(tmp_path / RETRIANGULATED / "KingsCollege", views)
+    scene = load(AdapterOptions(tmp_path, "KingsCollege", gt="sfm", camera="PINHOLE 108 192 150 151 55 95")).scene
+    miniature.assert_reprojects(scene, views, lambda name: (150.0, 151.0, 55.0, 95.0))
+
+
 def test_models_alone_are_enough(tmp_path, write_scene, write_models, assert_radial):
     views = write_scene(tmp_path / "KingsCollege", lists=False)
     cameras = write_models(tmp_path / RETRIANGULATED / "KingsCollege", views)

@@ -85,6 +85,13 @@ def test_intrinsics_follow_smaller_images(tmp_path, miniature, write_scene):
     miniature.assert_reprojects(scene, views, lambda name: tuple(v / 2 for v in INTRINSICS))
 
 
+def test_given_camera_needs_no_info_file(tmp_path, miniature, write_scene):
+    views = write_scene(tmp_path / "apt1" / "kitchen", (64, 64))
+    (tmp_path / "apt1" / "kitchen" / "info.txt").unlink()
+    scene = load(AdapterOptions(tmp_path, "apt1/kitchen", camera="PINHOLE 64 64 60 61 33 31")).scene
+    miniature.assert_reprojects(scene, views, lambda name: (60.0, 61.0, 33.0, 31.0))
+
+
 def test_pseudo_ground_truth(tmp_path, miniature, write_scene):
     views = write_scene(tmp_path / "apt1" / "kitchen")
     for split, names in (("train", list(views)[4:]), ("test", list(views)[:3])):
