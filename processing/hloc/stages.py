@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from d2s.errors import InputError
 from d2s.features.base import LocalFeatures, settings_hash
+from d2s.features.table import extractor_from_settings
 from d2s.scene.feature_store import FeatureReader, FeatureWriter
 from d2s.scene.manifest import Scene, SceneImage
 from processing.adapters.base import DroppedImage, SceneSource
-from processing.feature_stage import PART
-from processing.hloc import agreement, precision
+from processing.feature_stage import PART, extract_scene
+from processing.hloc import again, agreement, precision
 from processing.hloc.convert import convert
 from processing.hloc.driver import Driver
 from processing.hloc.extractors import recover, settings_record
@@ -103,7 +104,8 @@ class _Reading:
             scene, dropped, hloc_name = self._scene(source, model, reader)
             settings = self._settings(reader, hloc_name)
             record = {"hloc": self.given.record(), "settings": settings}
-            info = stages.run("features", record, ("features.h5",), lambda: self._features(scene, model, reader, hloc_name, settings))
+            work = self._extract_again if self.given.reextract else self._features
+            info = stages.run("features", record, ("features.h5",), lambda: work(scene, model, reader, hloc_name, settings))
             features = {"name": settings["name"], "settings": settings, "settings_hash": settings_hash(settings)}
             scene = replace(scene, features=features, provenance={**scene.provenance, **self._provenance(info)})
             sfm = stages.run("sfm", {}, ("sfm",), lambda: self._map(scene, model, reader, hloc_name))
@@ -115,6 +117,11 @@ class _Reading:
     def _settings(self, reader: HlocFeatures, hloc_name: Mapping[str, str]) -> dict[str, Any]:
         dimension = len(reader.read(next(iter(hloc_name.values()))).descriptors)
         record = settings_record(self.recovered, self.given.num_keypoints, dimension, self.given.weights)
+        if not self.recovered.equal and self.given.reextract:
+            raise InputError(
+                f"--hloc_reextract: no extractor of ours equals {self.path.name}.",
+                "Run hloc again with as_half=False, or take --sfm native.",
+            )
         if not self.recovered.equal:
             logger.warning("No extractor of ours equals %s: queries can be localized from stored features only.", self.path.name)
         return dict(json.loads(json.dumps(record)))
@@ -182,7 +189,28 @@ class _Reading:
             writer.write(part)
         writer.finish([image.name for image in images])
         seen.say(self.path, self.given.num_keypoints)
-        return seen.info()
+        return {**seen.info(), **self._check(scene, reader, hloc_name, settings)}
+
+    def _check(self, scene: Scene, reader: HlocFeatures, hloc_name: Mapping[str, str], settings: dict[str, Any]) -> dict[str, Any]:
+        """Whether queries, which our extractor sees, will fit."""
+        if not self.recovered.equal or self.given.drive is not None:
+            return {}
+        images = scene.split("train")
+        image = images[len(images) // 2]
+        raw = reader.read(hloc_name[image.name])
+        return {"our_extractor": again.check_extractor(settings, scene.path(image), raw, self.given.weights)}
+
+    def _extract_again(
+        self, scene: Scene, model: pycolmap.Reconstruction, reader: HlocFeatures, hloc_name: Mapping[str, str], settings: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Features of our own extractor, full precision, of the mapping images; hloc's must still be those of the model."""
+        in_model = {image.name: image for image in model.images.values()}
+        for name in (hloc_name[image.name] for image in scene.split("train")):
+            agreement.require_same_keypoints(name, self.path, reader.keypoints(name), in_model[name], self.model_path)
+        extractor = extractor_from_settings(settings, self.given.device, self.given.weights)
+        logger.info("Extracting %s features again", settings["name"])
+        dropped = extract_scene(self.folder / "features.h5", scene, scene.split("train", "val"), extractor, None, skip_bad_images=False)
+        return {"reextracted": True, "dropped": dropped}
 
     def _places(self, raw: RawFeatures) -> NDArray[np.float32] | None:
         """Keypoints of full precision, where halved ones tell them."""
@@ -194,8 +222,8 @@ class _Reading:
         train = scene.with_images(scene.split("train"))
         with FeatureReader(self.folder / "features.h5") as ours:
             keypoints = {image.name: ours.read(image.name).keypoints for image in train.images}
-        rows = {image.name: self._new_rows(reader.read(hloc_name[image.name])) for image in train.images}
-        refine = any(precision.is_half(reader.keypoints(hloc_name[image.name])) for image in train.images[:1])
+        rows = {image.name: self._new_rows(image.name, reader.read(hloc_name[image.name]), keypoints[image.name]) for image in train.images}
+        refine = self.given.reextract or any(precision.is_half(reader.keypoints(hloc_name[image.name])) for image in train.images[:1])
         made = convert(model, train, keypoints, hloc_name, rows, refine)
         save_model(made, self.folder / "sfm")
         return {
@@ -205,8 +233,12 @@ class _Reading:
             "mean_reprojection_error": made.compute_mean_reprojection_error(),
         }
 
-    def _new_rows(self, raw: RawFeatures) -> NDArray[np.int64]:
-        """For each row of the file its row in ours, -1 where it was left out."""
+    def _new_rows(self, name: str, raw: RawFeatures, ours: NDArray[np.float32]) -> NDArray[np.int64]:
+        """For each row of the file its row in ours, (M, 2) keypoints, -1 where it was left out."""
+        if self.given.reextract:
+            found = again.same_places(raw.keypoints, ours)
+            again.require_found(name, found[raw.best(len(ours))])
+            return found
         new = np.full(len(raw), -1, dtype=np.int64)
         best = raw.best(self.given.num_keypoints)
         new[best] = np.arange(len(best))
