@@ -50,7 +50,7 @@ class Batch:
 @dataclass(frozen=True)
 class TrainingSet:
     """All labelled images of a scene, padded to one number of rows: M images, K rows, D descriptor channels; the first `num_real` are the
-    scene's own, the others extra ones.
+    scene's own and those that extend its map, the others extra ones.
 
     Descriptors are kept in float16 as stored: 700 images of 2048 128-d descriptors take 370 MB.
     """
@@ -139,6 +139,7 @@ def load_training_set(folder: Path, scene: Scene, extras: Sequence[Extras] = ())
     """Read features and labels of a scene's training images, and of extra ones, into memory. Images without any label are left out."""
     real = [_Row(image.name, image.name, scene.camera(image), image.cam_from_world) for image in scene.split("train")]
     sources = [(folder, real)]
+    extras = sorted(extras, key=lambda extra: not extra.extends)
     for extra in extras:
         rows = [_Row(f"{extra.kind}/{image.name}", image.name, image.camera, image.cam_from_world) for image in extra.images]
         sources.append((extra_folder(folder, extra.kind), rows))
@@ -147,7 +148,7 @@ def load_training_set(folder: Path, scene: Scene, extras: Sequence[Extras] = ())
         raise InputError(f"{folder} has no labelled training image.", "See report.json there, and preprocess again with --overwrite.")
     arrays = _read(sources)
     point = _point_index(arrays["xyz"], arrays["valid"])
-    num_real = len(sources[0][1])
+    num_real = sum(len(rows) for _, rows in sources[: 1 + sum(extra.extends for extra in extras)])
     if len(sources) > 1:
         _require_known_points(point, num_real, folder, extras)
     every = [row for _, rows in sources for row in rows]

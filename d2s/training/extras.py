@@ -20,10 +20,14 @@ LABELS = "labels.h5"
 
 @dataclass(frozen=True)
 class Extras:
-    """Extra images to train on: of one kind, all or some of those in its folder."""
+    """Extra images to train on: of one kind, all or some of those in its folder.
+
+    `extends`: they add points to the scene's map, and so take part in what it is made of, like the scene's own images.
+    """
 
     kind: str
     images: tuple[ExtraImage, ...]
+    extends: bool = False
 
 
 def load_extras(folder: Path, scene: Scene, augment: bool = False, unlabel: bool = False, rate: float = 1.0, seed: int = 0) -> list[Extras]:
@@ -38,7 +42,8 @@ def load_extras(folder: Path, scene: Scene, augment: bool = False, unlabel: bool
     for kind in kinds:
         extra = ExtraImages.load(folder, kind)
         extra.require_features(scene.features.get("settings_hash", ""), folder)
-        found.append(Extras(kind, extra.images if kind == "augment" else _share(extra, rate, seed)))
+        images = extra.images if kind == "augment" else _share(extra, rate, seed)
+        found.append(Extras(kind, images, extends=bool(extra.info.get("extend", False))))
     return found
 
 

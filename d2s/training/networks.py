@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -62,10 +63,23 @@ def _landmark_of_point(chosen: Tensor, points: int) -> Tensor:
     return index
 
 
+def _landmarks_by_place(network: LandmarkNet, data: TrainingSet) -> Tensor:
+    """The landmark (P,) of each of the data's points, -1 for none, found by its coordinates, which both have to the last bit.
+
+    The network may be older than the data: a later stage may bring further points, and the landmarks must stay what they are.
+    """
+    places = {place.tobytes(): landmark for landmark, place in enumerate(network.xyz.detach().cpu().float().numpy())}
+    index = torch.full((data.num_points,), -1, dtype=torch.long)
+    xyz, point = data.xyz[data.valid].numpy(), data.point[data.valid].numpy()
+    numbers, first = np.unique(point, return_index=True)
+    index[torch.from_numpy(numbers)] = torch.tensor([places.get(xyz[row].tobytes(), -1) for row in first])
+    return index
+
+
 def make_objective(recipe: Recipe, data: TrainingSet, network: Network, device: torch.device) -> Objective:
     """What the recipe minimises for this network."""
     if isinstance(network, LandmarkNet):
-        return LandmarkObjective(recipe.loss, network, _landmark_of_point(_chosen_points(recipe, data), data.num_points).to(device))
+        return LandmarkObjective(recipe.loss, network, _landmarks_by_place(network, data).to(device))
     cameras = TorchCameras(list(data.cameras)).to(device)
     return RegressionObjective(recipe.loss, network, cameras, data.statistics()[1].to(device))
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from d2s.errors import ReconstructionError
 from d2s.features.base import LocalFeatures
 from d2s.geometry import pose
-from d2s.matching.table import make_matcher
+from d2s.matching.table import Matcher, make_matcher
 from d2s.scene.feature_store import FeatureReader
 from d2s.scene.label_store import LabelReader, Labels, write_labels
 from d2s.scene.manifest import Scene
@@ -32,16 +32,17 @@ TRANSFERRED, MODEL = "transferred.h5", "extension"
 Rows = dict[str, NDArray[np.int64]]
 
 
-def extend_map(settings: Settings, place: Path, photos: Scene, records: Mapping[str, Any]) -> dict[str, Any]:
+def extend_map(settings: Settings, mapped: Scene, place: Path, photos: Scene, records: Mapping[str, Any]) -> dict[str, Any]:
     """Triangulate the keypoints that got no label among all photos that were placed, and write labels.h5 with the new points added.
 
-    The photos keep the poses that they have from the map. Labels that they have stay as they are. Photos that see nothing new in common
-    are no error: then the labels are those that were transferred.
+    `mapped` is the scene. The photos keep the poses that they have from its map, and the labels that they have. Photos that see nothing
+    new in common are no error: then the labels are those that were transferred.
     """
     scene = placed_photos(photos, records)
     with FeatureReader(place / "features.h5") as features, LabelReader(place / TRANSFERRED) as labels:
         free = {image.name: np.flatnonzero(~labels.read(image.name).valid) for image in scene.images}
-        table = _triangulate(settings, place, scene, _free_features(features, free))
+        matcher = make_matcher(settings.matcher, mapped.features["name"], settings.device)
+        table = _triangulate(settings, place, scene, matcher, _free_features(features, free))
         good = None if table is None else good_points(table, settings.labels)
         added: dict[str, int] = {}
 
@@ -74,9 +75,8 @@ def _free_features(features: FeatureReader, free: Rows) -> ReadFeatures:
     return cached(read, read(next(iter(free))))
 
 
-def _triangulate(settings: Settings, place: Path, scene: Scene, read: ReadFeatures) -> PointTable | None:
+def _triangulate(settings: Settings, place: Path, scene: Scene, matcher: Matcher, read: ReadFeatures) -> PointTable | None:
     """The new points; None where there are none."""
-    matcher = make_matcher(settings.matcher, settings.features, settings.device)
     try:
         matches = match_known_poses(scene, read, matcher, settings.sfm)
         model = triangulate(scene, {image.name: read(image.name).keypoints for image in scene.images}, matches, settings.sfm, place)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,9 +15,9 @@ from d2s.features.base import settings_hash
 from d2s.features.table import extractor_from_settings
 from d2s.geometry import pose
 from d2s.geometry.camera import format_camera
-from d2s.localization.base import DEFAULT_MAX_ERROR
+from d2s.localization.base import DEFAULT_MAX_ERROR, PoseEstimator
 from d2s.localization.table import DEFAULT_ESTIMATOR, make_estimator
-from d2s.matching.table import make_matcher
+from d2s.matching.table import Matcher, make_matcher
 from d2s.scene.atomic import read_json, write_json
 from d2s.scene.extra_images import ExtraImage, ExtraImages, extra_folder
 from d2s.scene.feature_store import FeatureReader
@@ -81,7 +80,9 @@ def make_pseudo_labels(settings: Settings, options: PseudoOptions, folder: Path)
         labels = TRANSFERRED if options.extend else "labels.h5"
         stages.run("labels", {}, (labels, PROVENANCE, RECORDS), lambda: _label(settings, options, folder, scene, photos, labels))
         records = read_json(place / RECORDS)
-        new = stages.run("extension", {}, ("labels.h5",), lambda: extend_map(settings, place, photos, records)) if options.extend else None
+        new = None
+        if options.extend:
+            new = stages.run("extension", {}, ("labels.h5",), lambda: extend_map(settings, scene, place, photos, records))
     except SettingsMismatchError as error:
         raise SettingsMismatchError(error.problem, f"Give the same settings, or remove {place} to label anew.") from None
     report = make_report(records, new, [*unusable, *(DroppedImage(**image) for image in bad)], stages.seconds)
@@ -132,7 +133,10 @@ def _label(settings: Settings, options: PseudoOptions, folder: Path, scene: Scen
         todo = {name: neighbours[name] for name in names if name not in store.records}
         if 0 < len(todo) < len(names):
             logger.info("Going on: %d of %d photos are done", len(names) - len(todo), len(names))
-        labelled = track(_transfers(settings, options, photos, todo, the_map, photo_file.read, read_mapping), len(todo), "pseudo-labels")
+        matcher = make_matcher(settings.matcher, scene.features["name"], settings.device)
+        estimator = make_estimator(DEFAULT_ESTIMATOR, DEFAULT_MAX_ERROR, seed=settings.adapter.seed)
+        transfers = _transfers(matcher, estimator, options, photos, todo, the_map, photo_file.read, read_mapping)
+        labelled = track(transfers, len(todo), "pseudo-labels")
         while part := list(islice(labelled, PART)):
             store.write(part)
     if not any(store.records[name]["labels"] for name in names):
@@ -147,7 +151,8 @@ def _label(settings: Settings, options: PseudoOptions, folder: Path, scene: Scen
 
 
 def _transfers(
-    settings: Settings,
+    matcher: Matcher,
+    estimator: PoseEstimator,
     options: PseudoOptions,
     photos: Scene,
     neighbours: Mapping[str, Sequence[str]],
@@ -156,8 +161,6 @@ def _transfers(
     read_mapping: ReadFeatures,
 ) -> Iterator[LabelledPhoto]:
     """Photos with their labels, in the order given: each is matched with all its neighbours, then verified."""
-    matcher = make_matcher(settings.matcher, settings.features, settings.device)
-    estimator = make_estimator(DEFAULT_ESTIMATOR, DEFAULT_MAX_ERROR, seed=settings.adapter.seed)
     camera = {image.name: photos.camera(image) for image in photos.images}
     read = cached(read_photo, read_mapping(next(iter(the_map.point_of_row))))
     # match_pairs knows one reader: which file a name belongs to must show in the name
@@ -191,5 +194,5 @@ def _photo(name: str, neighbours: Sequence[Neighbour], found: Transfer) -> Label
 def _manifest(scene: Scene, photos: Scene, records: Mapping[str, Any], options: PseudoOptions) -> ExtraImages:
     """The labelled photos. Their poses come from the map and not from a reference, so they stay out of the reprojection loss."""
     images = tuple(ExtraImage(i.name, i.name, photos.camera(i)) for i in photos.images if records[i.name]["labels"])
-    info = {"image_dir": str(photos.image_dir.resolve()), "neighbors": options.neighbors, "transfer": asdict(options.transfer)}
-    return ExtraImages(KIND, scene.features["settings_hash"], images, json.loads(json.dumps(info)))
+    info = {"image_dir": str(photos.image_dir.resolve()), "neighbors": options.neighbors, "extend": options.extend}
+    return ExtraImages(KIND, scene.features["settings_hash"], images, {**info, "transfer": asdict(options.transfer)})

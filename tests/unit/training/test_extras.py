@@ -121,6 +121,26 @@ def test_labels_that_the_scene_does_not_have_are_refused(folder):
         load(folder, augment=True)
 
 
+def test_images_that_extend_the_map_take_part_in_what_it_is_made_of(folder):
+    photos = ExtraImages.load(folder, "unlabel")
+    new = replace(labels(7, 25), xyz=POINTS[:25] + np.float32(3))
+    write_labels(folder / "unlabel" / "labels.h5", [(image.name, new) for image in photos.images])
+    recipe = load_recipe(None, ["model.model=3", "model.landmarks=5000", "model.width=16", "model.heads=2", "model.blocks=1"])
+    with pytest.raises(FormatError, match="points that the scene does not have"):
+        load(folder, unlabel=True)
+    before = load(folder)
+    replace(photos, info={"extend": True}).save(folder)
+    data = load(folder, augment=True, unlabel=True)
+    assert data.num_real == before.num_real + len(photos.images)
+    assert all(name.startswith("unlabel/") for name in data.names[before.num_real : data.num_real])
+    places = {place.tobytes() for place in make_network(recipe, data).xyz.numpy()}
+    assert {place.tobytes() for place in new.xyz[new.valid]} <= places
+    older = make_network(recipe, before)  # it keeps its landmarks, whatever the numbers of its points are now
+    landmark = make_objective(recipe, data, older, torch.device("cpu")).landmark_of_point[data.point[data.valid]]
+    assert torch.equal(older.xyz[landmark[landmark >= 0]], data.xyz[data.valid][landmark >= 0])
+    assert int((landmark < 0).sum()) == len(photos.images) * int(new.valid.sum())
+
+
 def test_a_share_of_the_pseudo_labelled_images_is_drawn_by_the_seed(folder):
     scene = Scene.load(folder)
 
