@@ -14,6 +14,7 @@ from typing import Any
 if __name__ == "__main__":  # a script finds its own folder only; d2s and processing lie one level up
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from d2s.commands.doctor import find_hloc
 from d2s.commands.options import run_command
 from d2s.errors import InputError, MissingFileError
 from processing import preprocessing
@@ -39,9 +40,9 @@ def run(args: argparse.Namespace) -> int:
     """Preprocess the scene, from hloc's features where there are any, else from our own at the model's poses."""
     home = _home(args)
     folder = _scene_folder(args, home)
-    args.model, from_hloc = _model(args, home, folder.name)
-    settings = preprocessing.settings_from_args(_as_colmap(args, home, folder.name, from_hloc), folder)
-    extra = {**settings.adapter.extra, "model": Path(os.path.relpath(args.model, home)).as_posix(), "dataset_name": args.dataset}
+    model, features = _model(args, home, folder.name)
+    settings = preprocessing.settings_from_args(_as_colmap(args, home, folder.name, model, features), folder)
+    extra = {**settings.adapter.extra, "model": Path(os.path.relpath(model, home)).as_posix(), "dataset_name": args.dataset}
     if args.image_dir is not None:
         extra["image_dir"] = str(args.image_dir)
     return preprocessing.process(args, folder, replace(settings, adapter=replace(settings.adapter, extra=extra)))
@@ -65,28 +66,34 @@ def _scene_folder(args: argparse.Namespace, home: Path) -> Path:
     return Path(args.out_dir) / args.dataset / scene
 
 
-def _model(args: argparse.Namespace, home: Path, scene: str) -> tuple[Path, bool]:
-    """The SfM model to take poses from, and whether hloc's features are read with it. Raises InputError where there is none."""
-    models = [model for model in sfm_folders(home) if model.is_relative_to(home)]
+def _model(args: argparse.Namespace, home: Path, scene: str) -> tuple[Path, str]:
+    """The SfM model to take poses from, and where features come from: "read" (of hloc, with that model), "run" (hloc) or "native".
+
+    Raises InputError where there is no model.
+    """
+    models = sfm_folders(home)
     if not models:
         raise InputError(f"{home} holds no SfM model (a folder with images.bin or images.txt).", "Run hloc's reconstruction there first.")
     if args.sfm != "native" and feature_files(home):
         outputs = find_outputs(home, args.dataset, scene, args.hloc_features or "", args.hloc_sfm or "")
         assert outputs is not None  # there are features and a model
-        return outputs.sfm, True
-    if args.sfm == "hloc":
-        raise InputError(f"{home} holds no local features of hloc (.h5).", "Put the feature file there, or take --sfm native.")
+        return outputs.sfm, "read"
+    if args.sfm == "hloc" and find_hloc() is None:
+        raise InputError(
+            f"{home} holds no local features of hloc (.h5), and hloc is not installed.", "Put the file there, or take --sfm native."
+        )
     if args.sfm == "auto":
         logger.info("--sfm auto: %s holds no local features of hloc: our own are extracted, at the poses of %s", home, models[0].name)
-    return models[0], False
+    return models[0], "run" if args.sfm == "hloc" else "native"
 
 
-def _as_colmap(args: argparse.Namespace, home: Path, scene: str, from_hloc: bool) -> argparse.Namespace:
+def _as_colmap(args: argparse.Namespace, home: Path, scene: str, model: Path, features: str) -> argparse.Namespace:
     """The same as `d2s preprocess --dataset colmap` would be told."""
     told: dict[str, Any] = {**vars(args), "dataset": "colmap", "dataset_dir": home, "scene": scene}
     told |= {"gt": "original", "gt_file": None, "list_train": None, "test_every": None, "camera": None, "demo_option": []}
-    told |= {"hloc_sfm": str(args.model)} if from_hloc else {"sfm": "native", "hloc_out_dir": None}
-    return argparse.Namespace(**told)
+    if features == "read":
+        return argparse.Namespace(**{**told, "hloc_sfm": str(model)})
+    return argparse.Namespace(**{**told, "sfm": "hloc" if features == "run" else "native", "hloc_out_dir": None})
 
 
 if __name__ == "__main__":
