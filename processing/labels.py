@@ -101,7 +101,9 @@ def point_table(model: pycolmap.Reconstruction, observed: Mapping[str, NDArray[n
     centers = {image.name: image.projection_center() for image in model.images.values()}
     return PointTable(
         xyz=xyz,
-        track_length=np.array([point.track.length() for point in values], dtype=np.int32),
+        track_length=np.bincount(np.concatenate([r[r >= 0] for r in rows.values()] or [[]]).astype(np.int64), minlength=len(xyz)).astype(
+            np.int32
+        ),
         error=np.array([point.error for point in values], dtype=np.float64),
         angle_deg=_largest_angles(xyz, rows, centers),
         row_of_keypoint=rows,
