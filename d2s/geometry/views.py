@@ -22,6 +22,9 @@ from d2s.geometry.image import Array, Size, prefilter
 OUTSIDE = -1e4
 """Where OpenCV looks for pixels that no ray of the source reaches: far outside, which gives black."""
 
+BLOCK = 1 << 18
+"""Pixels whose origins are computed at once."""
+
 
 class View(Protocol):
     """A change of an image that moves its pixels, and the way back."""
@@ -64,8 +67,7 @@ class CameraView:
         _require_size(image, (self.source.width, self.source.height))
         scale = self.target.mean_focal_length() / self.source.mean_focal_length()
         size = (self.target.width, self.target.height)
-        origin = self.invert_points(_pixel_grid(size)).astype(np.float32).reshape(size[1], size[0], 2)
-        return _remap(prefilter(image, (scale, scale)), np.nan_to_num(origin, nan=OUTSIDE))
+        return _remap(prefilter(image, (scale, scale)), _origin(self, size))
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,8 @@ class Homography:
     def apply_image(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The new image (H, W) or (H, W, 3)."""
         _require_size(image, self.size)
-        origin = self.invert_points(_pixel_grid(self.size)).astype(np.float32).reshape(self.size[1], self.size[0], 2)
-        area = float(np.sqrt(abs(np.linalg.det(self.matrix))))
-        return _remap(prefilter(image, (area, area)), np.nan_to_num(origin, nan=OUTSIDE))
+        scale = float(np.sqrt(abs(np.linalg.det(self.matrix))))
+        return _remap(prefilter(image, (scale, scale)), _origin(self, self.size))
 
     @staticmethod
     def from_corners(size: Size, corners: ArrayLike) -> Homography:
@@ -115,9 +116,16 @@ def _homography(matrix: Array, pixels: ArrayLike) -> Array:
     return np.where(ahead[:, None], rays[:, :2] / np.where(ahead, rays[:, 2], 1.0)[:, None], np.nan)
 
 
-def _pixel_grid(size: Size) -> Array:
-    """All pixels (width * height, 2) of an image, row by row."""
-    return np.stack(np.meshgrid(np.arange(size[0], dtype=np.float64), np.arange(size[1], dtype=np.float64)), axis=-1).reshape(-1, 2)
+def _origin(view: View, size: Size) -> NDArray[np.float32]:
+    """Where in the source image each pixel of the new one lies, (H, W, 2); some rows at a time, as photos may be large."""
+    width, height = size
+    origin = np.empty((height, width, 2), np.float32)
+    step = max(1, BLOCK // width)
+    for top in range(0, height, step):
+        rows = np.arange(top, min(top + step, height), dtype=np.float64)
+        pixels = np.stack(np.meshgrid(np.arange(width, dtype=np.float64), rows), axis=-1).reshape(-1, 2)
+        origin[top : top + step] = np.nan_to_num(view.invert_points(pixels), nan=OUTSIDE).reshape(-1, width, 2)
+    return origin
 
 
 def _remap(image: NDArray[Any], origin: NDArray[np.float32]) -> NDArray[np.uint8]:
