@@ -1,7 +1,8 @@
 """Losses of the D2S network (paper, section III-C), as published and in our balanced form.
 
 Shapes: B images, N keypoints. xyz and target (B, N, 3) in the scene's unit; valid (B, N) True where a keypoint has a label; mask (B, N)
-True for real keypoints. The map and the reliability loss also take weights of rows there (float, 0 where valid or mask is False). errors (B, N) reprojection errors in pixels; depth (B, N).
+True for real keypoints. The map and the reliability loss also take weights of rows there (float, 0 where valid or mask is False).
+errors (B, N) reprojection errors in pixels; depth (B, N).
 """
 
 from __future__ import annotations
