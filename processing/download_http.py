@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 import re
 import shutil
+import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from tqdm import tqdm
 
 from d2s import __version__
 from d2s.errors import DownloadError, FormatError, InputError
@@ -195,15 +199,30 @@ def gigabytes(size: float) -> str:
 
 def _append(response: HTTPResponse, part: Path, have: int, size: int | None) -> None:
     """Write what comes, saying how far it is. Raises ConnectionError when fewer or more bytes come than were announced."""
-    ticker, start, first = Ticker(), time.monotonic(), have
-    name, whole = part.name.removesuffix(".part"), "unknown size" if size is None else gigabytes(size)
-    with part.open("ab") as file:
+    with part.open("ab") as file, _progress(part.name.removesuffix(".part"), have, size) as tell:
         while chunk := response.read(CHUNK):
             file.write(chunk)
             have += len(chunk)
-            speed = (have - first) / max(time.monotonic() - start, 1e-3)
-            ticker.tell("%s: %s of %s, %.1f MB/s", name, gigabytes(have), whole, speed / 1e6)
+            tell(len(chunk))
     if size is not None and have > size:
         raise _ChangedError(f"{have} bytes arrived where {size} were announced")
     if size is not None and have < size:
         raise ConnectionError(f"the connection ended after {have} of {size} bytes")
+
+
+@contextmanager
+def _progress(name: str, have: int, size: int | None) -> Iterator[Callable[[int], object]]:
+    """A function to be told of the bytes that came: a bar on a terminal, a plain line every few seconds elsewhere."""
+    if sys.stderr.isatty():
+        with tqdm(total=size, initial=have, desc=name, unit="B", unit_scale=True, leave=False) as bar:
+            yield bar.update
+        return
+    ticker, start, came = Ticker(), time.monotonic(), [0]
+    whole = "unknown size" if size is None else gigabytes(size)
+
+    def tell(count: int) -> None:
+        came[0] += count
+        speed = came[0] / max(time.monotonic() - start, 1e-3)
+        ticker.tell("%s: %s of %s, %.1f MB/s", name, gigabytes(have + came[0]), whole, speed / 1e6)
+
+    yield tell

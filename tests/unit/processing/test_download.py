@@ -226,6 +226,17 @@ def test_file_of_unknown_size(server, data, tmp_path):
     assert (tmp_path / "a.zip").read_bytes() == data
 
 
+def test_progress_is_lines_or_a_bar(server, data, tmp_path, monkeypatch, caplog, capsys):
+    server.files["/a.zip"] = Served(data)
+    monkeypatch.setattr("processing.progress.LINE_SECONDS", 0.0)
+    with caplog.at_level("INFO"):
+        fetch(f"{server.url}/a.zip", tmp_path / "a.zip")
+    assert "a.zip: 0.3 MB of 0.3 MB" in caplog.text
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    fetch(f"{server.url}/a.zip", tmp_path / "b.zip")
+    assert "b.zip" in capsys.readouterr().err and (tmp_path / "b.zip").read_bytes() == data
+
+
 def test_full_disk_is_said_before_the_download(server, data, tmp_path, monkeypatch):
     server.files["/a.zip"] = Served(data)
     monkeypatch.setattr(download_http, "SPARE_BYTES", 1 << 60)
