@@ -14,6 +14,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from d2s.errors import SettingsMismatchError
 from d2s.features.base import LocalFeatures, settings_hash
@@ -33,7 +34,11 @@ class FeatureReader(H5Reader):
 
     def count(self, name: str) -> int:
         """Number of keypoints of one image."""
-        return len(self._arrays(name, "keypoints")[0])  # a small array: the descriptors are what takes time
+        return len(self.keypoints(name))
+
+    def keypoints(self, name: str) -> NDArray[np.float32]:
+        """Keypoints (N, 2) of one image, without its descriptors, which take the time."""
+        return np.asarray(self._arrays(name, "keypoints")[0], dtype=np.float32)
 
     def read(self, name: str) -> LocalFeatures:
         """Features of one image, in the order of the file's rows; scores are 1 where the file has none."""

@@ -78,6 +78,21 @@ def warn_of_newer_images(path: Path, scene: Scene) -> None:
         logger.warning("%d images are newer than %s (%s, for example): if they changed, extract again.", len(newer), path, newer[0])
 
 
+def warn_of_other_cameras(scene: Scene, queries: Mapping[str, pycolmap.Camera], where: Path) -> None:
+    """Say so where hloc localizes a query with another camera than the scene gives it: by 0.5 % of the focal length, size or model."""
+    for image in scene.split("test"):
+        ours, theirs = scene.camera(image), queries.get(image.name)
+        if theirs is None:
+            continue
+        same = (ours.width, ours.height, ours.model) == (theirs.width, theirs.height, theirs.model)
+        if not same or abs(ours.mean_focal_length() / theirs.mean_focal_length() - 1) > 0.005:
+            logger.warning(
+                "%s gives query %s the camera %s, the data set %s; the data set's is used.",
+                where, image.name, format_camera(theirs), format_camera(ours),
+            )  # fmt: skip
+            return
+
+
 def with_sfm_poses(scene: Scene, model: pycolmap.Reconstruction, hloc_name: Mapping[str, str], where: Path) -> Scene:
     """The scene with the model's poses and cameras for the mapping images that it holds: its points agree with those.
 

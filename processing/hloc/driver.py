@@ -85,6 +85,7 @@ class Driver:
         """Everything, as far as it is not there already with the same settings; gives the files."""
         logger.info("Running hloc %s in %s", package.version(), self.folder)
         write_json(self.folder / MARK, self.options.record())
+        self._remove_leftovers()
         train = scene.with_images(scene.split("train"))
         features = self._extract(scene)
         reference = self._reference(train)
@@ -92,6 +93,14 @@ class Driver:
         matcher, matches = self._match(features, pairs)
         sfm = self._triangulate(train, reference, features, pairs, matches, matcher)
         return HlocOutputs(self.folder, features, sfm)
+
+    def _remove_leftovers(self) -> None:
+        """What a killed run had not yet renamed."""
+        for path in self.folder.glob(".*.tmp"):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
     def _make(self, name: str, record: dict[str, Any], work: Callable[[Path], None]) -> Path:
         """The file or folder `name`, made by `work` at a path that is then renamed, unless it is there with the same record."""

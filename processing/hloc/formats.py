@@ -90,6 +90,13 @@ class HlocFeatures(H5Reader):
             )
         return RawFeatures(keypoints, scores, scales, descriptors, (int(width), int(height)))
 
+    def places(self, name: str) -> RawFeatures:
+        """The same as `read` without descriptors (0, N), which take the time."""
+        keypoints, (width, height) = self._arrays(name, "keypoints", "image_size")
+        empty = np.zeros((0, len(keypoints)), np.float16)
+        scores, scales = self._optional(name, *SCORES), self._optional(name, "scales")
+        return RawFeatures(keypoints, scores, scales, empty, (int(width), int(height)))
+
     def _optional(self, name: str, *keys: str) -> NDArray[Any] | None:
         key = next((key for key in keys if key in self._file[name]), None)
         return None if key is None else np.asarray(self._file[name][key][()])

@@ -26,7 +26,7 @@ from processing.hloc import again, agreement, precision
 from processing.hloc.convert import convert
 from processing.hloc.driver import Driver
 from processing.hloc.extractors import recover, settings_record
-from processing.hloc.formats import HlocFeatures, RawFeatures
+from processing.hloc.formats import HlocFeatures, RawFeatures, read_queries
 from processing.hloc.names import hloc_names
 from processing.hloc.outputs import HlocOutputs, load_model
 from processing.hloc.package import require_known_poses
@@ -148,6 +148,8 @@ class _Reading:
             scene = self._all_from_model(scene, model, hloc_name)
         agreement.require_image_sizes(reader, scene, hloc_name)
         agreement.warn_of_newer_images(self.path, scene)
+        if self.outputs.queries is not None:
+            agreement.warn_of_other_cameras(scene, read_queries(self.outputs.queries), self.outputs.queries)
         return scene, dropped, hloc_name
 
     @staticmethod
@@ -159,7 +161,7 @@ class _Reading:
         return NO_POSE if needs_model and name not in posed else ""
 
     def _all_from_model(self, scene: Scene, model: pycolmap.Reconstruction, hloc_name: Mapping[str, str]) -> Scene:
-        """Photos without poses of their own: poses and cameras of all are the model's; a list of queries says their cameras better."""
+        """Photos without poses of their own: poses and cameras of all are the model's."""
         images = {image.name: image for image in model.images.values()}
         return agreement.replace_views(scene, model, {image.name: images[hloc_name[image.name]] for image in scene.images})
 
@@ -221,8 +223,10 @@ class _Reading:
     def _map(self, scene: Scene, model: pycolmap.Reconstruction, reader: HlocFeatures, hloc_name: Mapping[str, str]) -> dict[str, Any]:
         train = scene.with_images(scene.split("train"))
         with FeatureReader(self.folder / "features.h5") as ours:
-            keypoints = {image.name: ours.read(image.name).keypoints for image in train.images}
-        rows = {image.name: self._new_rows(image.name, reader.read(hloc_name[image.name]), keypoints[image.name]) for image in train.images}
+            keypoints = {image.name: ours.keypoints(image.name) for image in train.images}
+        rows = {
+            image.name: self._new_rows(image.name, reader.places(hloc_name[image.name]), keypoints[image.name]) for image in train.images
+        }
         refine = self.given.reextract or any(precision.is_half(reader.keypoints(hloc_name[image.name])) for image in train.images[:1])
         made = convert(model, train, keypoints, hloc_name, rows, refine)
         save_model(made, self.folder / "sfm")

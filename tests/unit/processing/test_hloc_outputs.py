@@ -353,6 +353,16 @@ def test_images_that_hloc_lacks_are_dropped_with_the_reason(tmp_path):
     assert TEST[0] in {image.name for image in Scene.load(mini.folder).split("test")}
 
 
+def test_cameras_of_hlocs_queries_are_compared(tmp_path, capsys):
+    mini = Mini(tmp_path).write()
+    (mini.hloc / "query_list_with_intrinsics.txt").write_text(f"{TEST[0]} SIMPLE_RADIAL 640 480 512 320 240 -0.02")
+    assert mini.preprocess() == 0
+    assert "gives query" not in capsys.readouterr().out
+    (mini.hloc / "query_list_with_intrinsics.txt").write_text(f"{TEST[0]} SIMPLE_RADIAL 640 480 520 320 240 -0.02")
+    assert mini.preprocess("--overwrite") == 0
+    assert f"gives query {TEST[0]} the camera SIMPLE_RADIAL 640 480 520.0" in capsys.readouterr().out
+
+
 def test_poses_and_cameras_are_the_models(tmp_path):
     mini = Mini(tmp_path).write()
     model = pycolmap.Reconstruction(str(mini.hloc / SFM))
