@@ -31,6 +31,6 @@ class RenderedScene:
 
 SCENES: dict[str, RenderedScene] = {
     "gallery": RenderedScene("gallery room", make_room, make_textures, shots, 150, 40),
-    "stairs": RenderedScene("staircase of five storeys that look alike", make_stairs, make_stairs_textures, stairs_shots, 240, 60),
+    "stairs": RenderedScene("staircase of four storeys that look alike", make_stairs, make_stairs_textures, stairs_shots, 240, 60),
     "museum": RenderedScene("museum of eleven rooms", make_museum, make_museum_textures, museum_shots, 1000, 150),
 }

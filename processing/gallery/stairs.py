@@ -11,7 +11,7 @@ import numpy as np
 
 from processing.gallery.room import Array, Door, Place, Room, Surface, bar, box, hanging, shell
 
-LANDINGS = 5
+LANDINGS = 4
 LANDING, WIDTH, HEIGHT = 4.2, 2.4, 2.8
 STEPS, TREAD, RISE = 8, 0.29, 0.165
 FLIGHT, CLIMB = STEPS * TREAD, STEPS * RISE

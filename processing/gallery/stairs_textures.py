@@ -1,4 +1,4 @@
-"""What the staircase looks like: the same on every storey, but for door numbers, one drawing, a few stickers and scratches."""
+"""What the staircase looks like: the same on every storey, but for door numbers, three pictures, a few stickers and scratches."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from processing.gallery.stairs import CLIMB, HEIGHT, WIDTH
 from processing.gallery.textures import board, crack, light, picture_frame
 
 DENSITY = 260  # texels per metre
-STICKERS, SCRATCHES = 1.0, 5.0  # per metre of wall: what tells one storey from the next, apart from door numbers and two prints
+STICKERS, SCRATCHES = 1.0, 5.0  # per metre of wall: what tells one storey from the next, apart from door numbers and pictures
 PRINT, PRINTS = (0.7, 0.7), ("shapes", "marble", "mosaic", "grid")  # the picture that each landing has for itself: metres, styles
-FLIGHT_PRINT = (0.6, 0.75)
+POSTER, FLIGHT_PRINT = (0.62, 0.9), (0.6, 0.75)
 CREAM, GREEN = (214, 204, 178), (88, 118, 104)
 RUNNER = 1.3  # metres: width of the carpet
 
@@ -105,12 +105,11 @@ def _framed(rng: Rng, width: float, height: float, style: str) -> Float32:
 
 
 def _landing_south(rng: Rng, height: int, width: int) -> Float32:
-    """Two doors and a poster between them."""
+    """Two doors."""
     wall = _two_tone(rng, height, width)
     door = _door(rng)
     _paste(wall, door, 0.35, 0)
     _paste(wall, door, 2.85, 0)
-    _paste(wall, _framed(rng, 0.62, 0.9, "poster"), 1.75, 1.15)
     _switch(wall, 1.5, 1.15)
     _switch(wall, 2.7, 1.15)
     return wall
@@ -267,11 +266,13 @@ def _with_details(surface: Surface, model: Image, rng: Rng) -> Image:
 
 
 def _add_signs(surface: Surface, wall: Float32, rng: Rng) -> None:
-    """Numbers on the doors, and a print of its own for every storey."""
+    """Numbers on the doors, and a poster and a print of its own for every storey."""
     storey = int(surface.name.removeprefix("landing").split("-")[0]) + 1
     for number, left in enumerate(DETAILED[surface.material]):
         _paste(wall, _number_plate(f"{storey}{number + (1 if 'south' in surface.name else 3):02d}"), left, 1.75)
-    if surface.material == "landing-north":
+    if surface.material == "landing-south":
+        _paste(wall, _framed(rng, *POSTER, "poster"), 1.75, 1.15)
+    else:
         _paste(wall, _framed(rng, *PRINT, PRINTS[storey % len(PRINTS)]), 3.1, 1.3)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from processing.gallery.stairs import LENGTH, WIDTH, floor_height
 from processing.gallery.tour import Array, Exposure, Shot, looking
 
-FULL_WALK = 150  # with fewer mapping images than this, only the lower part of the stairs is walked, so that views still overlap
+FULL_WALK = 120  # with fewer mapping images than this, only the lower part of the stairs is walked, so that views still overlap
 ENDS = 0.7  # metres: how near the walks come to the ends
 
 
