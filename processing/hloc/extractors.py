@@ -52,7 +52,7 @@ def recover(path: Path) -> Recovered:
         options = {"max_side": side, "nms_radius": 4 if side == 1600 else 3, "score_threshold": _score_threshold(path), "sampling": "hloc"}
         return Recovered("superpoint", options, side, True)
     if stem.startswith("feats-d2net") and "d2net" in FEATURES:
-        return Recovered("d2net", {}, 1600)
+        return Recovered("d2net", {"max_side": 1600, "max_sum_edges": None, "coordinates": "legacy"}, 1600)
     if stem.startswith("feats-disk"):
         return Recovered("disk", {"max_side": 1600}, 1600)
     if stem.startswith("feats-aliked-n16"):

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pycolmap
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 from d2s.commands.doctor import find_hloc
 from d2s.commands.options import run_command
@@ -25,6 +31,7 @@ from processing.hloc.formats import HlocFeatures, HlocMatches, read_pairs
 
 pytestmark = pytest.mark.skipif(find_hloc() is None, reason="needs hloc, installed or cloned into third_party/")
 
+ROOT = Path(__file__).resolve().parents[2]
 COUNT = 24
 
 
@@ -112,6 +119,26 @@ def test_second_run_makes_nothing_anew(made, capsys):
     assert preprocess(*arguments) == 0
     assert [path.stat().st_mtime_ns for path in files] == before
     assert "made with the same settings" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("moment", [".feats-sift.h5.*.tmp", ".feats-sift_matches-*.tmp"])
+def test_killed_run_is_finished_with_the_same_result(made, tmp_path, moment):
+    folder, arguments = made
+    arguments = [tmp_path if argument == folder.parents[1] else argument for argument in arguments]
+    command = [sys.executable, str(ROOT / "processing" / "preprocessing.py"), *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    while not list((tmp_path / "colmap" / "room" / "hloc").glob(moment)):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)  # hloc's loaders are processes of their own
+    process.communicate()
+    assert preprocess(*arguments) == 0
+    again = tmp_path / "colmap" / "room"
+    assert not list((again / "hloc").glob(".*.tmp"))
+    with LabelReader(folder / "labels.h5") as before, LabelReader(again / "labels.h5") as after:
+        for image in Scene.load(folder).split("train"):
+            assert_array_equal(after.read(image.name).valid, before.read(image.name).valid)
+            assert_allclose(after.read(image.name).xyz, before.read(image.name).xyz, atol=1e-5)
 
 
 def test_configurations_of_hloc_are_not_changed(made):

@@ -111,6 +111,7 @@ def test_grid_is_restored_exactly(size):
         ("feats-superpoint-n4096-r1600", "superpoint", {"max_side": 1600, "nms_radius": 4, "sampling": "hloc", "score_threshold": 0.005}),
         ("feats-superpoint-n4096-rmax1600", "hloc:feats-superpoint-n4096-rmax1600", {}),
         ("feats-disk", "disk", {"max_side": 1600}),
+        ("feats-d2net-ss", "d2net", {"max_side": 1600, "max_sum_edges": None, "coordinates": "legacy"}),
         ("feats-aliked-n16", "aliked", {"max_side": 1024}),
         ("feats-r2d2-n5000-r1024", "hloc:feats-r2d2-n5000-r1024", {}),
         ("feats-sift", "hloc:feats-sift", {}),
@@ -129,8 +130,9 @@ def test_settings_are_recovered_from_hlocs_names(tmp_path, name, feature, option
             group.create_dataset(key, data=np.asarray(value))
     found = recover(path)
     assert (found.name, dict(found.options)) == (feature, options)
+    record = settings_record(found, 2048, 128)
+    assert record["num_keypoints"] == 2048
     if not found.equal:
-        record = settings_record(found, 2048, 128)
         with pytest.raises(InputError, match="no equal extractor here"):
             extractor_from_settings(record)
 
