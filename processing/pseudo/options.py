@@ -14,7 +14,7 @@ from processing.pseudo.photos import PhotoOptions
 from processing.pseudo.stage import PseudoOptions
 from processing.pseudo.transfer import TransferOptions
 
-NEEDS = ("unlabel_dir", "list_unlabel", "unlabel_pairs", "unlabel_camera")
+NEEDS = ("unlabel_dir", "list_unlabel", "unlabel_pairs", "unlabel_camera", "unlabel_extend_map")
 """Options that mean something only together with --process_unlabel_data."""
 
 
@@ -40,7 +40,7 @@ def pseudo_options(args: argparse.Namespace) -> PseudoOptions | None:
     """What the options say, checked; None where no photos are to be labelled."""
     if not (args.process_unlabel_data or args.process_unlabel_data_pls_augment):
         for name in NEEDS:
-            if getattr(args, name) is not None:
+            if getattr(args, name) not in (None, False):
                 raise InputError(f"--{name} has no effect without --process_unlabel_data.", "Add that option.")
         return None
     if args.unlabel_neighbors < 1:

@@ -42,20 +42,19 @@ def find_photos(scene: Scene, options: PhotoOptions) -> tuple[Scene, tuple[Dropp
     folder = options.folder or scene.image_dir
     if not folder.is_dir():
         raise MissingFileError(f"--unlabel_dir {folder} is not a folder.", "Give the folder of the photos without labels.")
-    names = _listed(scene, folder, options.names) if options.names else _unused(scene, folder)
-    given = _listed_cameras(options.names) if options.names else {}
     default = parse_camera(options.camera) if options.camera else None
+    given = _listed(scene, folder, options.names) if options.names else dict.fromkeys(_unused(scene, folder))
     cameras: list[pycolmap.Camera] = []
     images, dropped = [], []
-    for name in names:
-        camera = given.get(name) or _camera(scene, folder / name, default)
+    for name, listed in given.items():
+        camera = _camera(scene, folder / name, listed or default)
         if isinstance(camera, str):
             dropped.append(DroppedImage(name, camera))
             continue
         cameras.append(camera)
         images.append(SceneImage(name, len(cameras), None, "train"))
     if not images:
-        raise InputError(f"None of the {len(names)} photos in {folder} can be used; the first: {dropped[0].name}: {dropped[0].reason}.")
+        raise InputError(f"None of the {len(given)} photos in {folder} can be used; the first: {dropped[0].name}: {dropped[0].reason}.")
     return Scene(scene.dataset, scene.name, folder, dict(enumerate(cameras, start=1)), tuple(images), scene.units), tuple(dropped)
 
 
@@ -69,36 +68,38 @@ def _unused(scene: Scene, folder: Path) -> list[str]:
     return names
 
 
-def _listed(scene: Scene, folder: Path, path: Path) -> list[str]:
-    names = list(dict.fromkeys(match_names(read_list(path), find_files(folder))))
+def _listed(scene: Scene, folder: Path, path: Path) -> dict[str, pycolmap.Camera | None]:
+    """The photos that a list names, with the cameras that it gives (lines `name MODEL W H p0 …`)."""
+    names = match_names(read_list(path), find_files(folder))
     split_of = {image.name: image.split for image in scene.images} if _same(folder, scene.image_dir) else {}
     if known := [name for name in names if split_of.get(name) == "train"]:
         raise InputError(f"{path} names training images, which have labels already: {', '.join(known[:3])}.", "Take them out of the list.")
     for split, effect in (("val", "the choice of the best epoch"), ("test", "the evaluation")):
         if seen := sum(split_of.get(name) == split for name in names):
             logger.warning("%d of the photos in %s are %s images of the scene: training on them spoils %s.", seen, path, split, effect)
-    return names
+    return dict(zip(names, _listed_cameras(path), strict=True))
 
 
-def _listed_cameras(path: Path) -> dict[str, pycolmap.Camera]:
-    """Cameras that a list gives, one per line `name MODEL W H p0 …`."""
-    lines = [line.split(maxsplit=1) for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    return {fields[0]: parse_camera(fields[1]) for fields in lines if len(fields) == 2 and fields[1].split()[0] in CAMERA_MODELS}
+def _listed_cameras(path: Path) -> list[pycolmap.Camera | None]:
+    """The camera that each entry of a list gives, None for none."""
+    lines = (line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
+    entries = [line.split(maxsplit=1) for line in lines if line and not line.startswith("#")]
+    return [parse_camera(entry[1]) if len(entry) == 2 and entry[1].split()[0] in CAMERA_MODELS else None for entry in entries]
 
 
 def _same(one: Path, other: Path) -> bool:
     return one.resolve() == other.resolve()
 
 
-def _camera(scene: Scene, path: Path, default: pycolmap.Camera | None) -> pycolmap.Camera | str:
-    """The camera of one photo, or why it cannot be used."""
+def _camera(scene: Scene, path: Path, given: pycolmap.Camera | None) -> pycolmap.Camera | str:
+    """The camera of one photo, `given` where it is, or why it cannot be used."""
     try:
         info = read_photo(path)
     except InputError as error:
         return f"unreadable: {error.problem}"
-    if default is not None:
-        wrong = (info.width, info.height) != (default.width, default.height)
-        return f"it is {info.width}x{info.height}, --unlabel_camera is for {default.width}x{default.height}" if wrong else default
+    if given is not None:
+        wrong = (info.width, info.height) != (given.width, given.height)
+        return f"wrong camera: it is for {given.width}x{given.height}, the photo is {info.width}x{info.height}" if wrong else given
     alike = camera_of_size(scene, (info.width, info.height))
     if alike is not None:
         return alike

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from d2s.geometry import pose
+from d2s.geometry.camera import format_camera, parse_camera
 from d2s.geometry.reprojection import reprojection_errors
 from d2s.scene.extra_images import ExtraImages
 from d2s.scene.feature_store import FeatureReader
@@ -135,6 +137,38 @@ def test_training_takes_them(updated, tmp_path):
     steps = ["--set", "training.max_minutes=0", "--set", "training.n_iters=4", "--visdom", "off", "--cudaid", "-1"]
     updated.tiny.d2s("train", *where, *steps, "--unlabel", "--unlabel_rate", "0.5")
     assert (tmp_path / "run" / "model").is_dir()
+
+
+def test_list_pairs_and_camera_of_the_users_choice(tiny, tmp_path):
+    place = copy_of(tiny, tmp_path / "scenes")
+    scene = Scene.load(tiny.folder)
+    train = [image.name for image in scene.split("train")]
+    camera = format_camera(scene.camera(scene.images[0]))
+    (tmp_path / "list.txt").write_text(f"0001.jpg {camera}\n0003.jpg\n")
+    pairs = [f"{photo} {image}" for photo in ("0001.jpg", "0003.jpg", "another.jpg") for image in train[::-1]]
+    (tmp_path / "pairs.txt").write_text("\n".join(pairs) + "\n")
+    options = ["--list_unlabel", tmp_path / "list.txt", "--unlabel_pairs", tmp_path / "pairs.txt", "--unlabel_neighbors", "25"]
+    other = format_camera(parse_camera("SIMPLE_PINHOLE 320 240 262 160 120"))
+    tiny.d2s(*place.command, "--process_unlabel_data", *options, "--unlabel_camera", other)
+    records = json.loads((place.folder / "unlabel" / "records.json").read_text())
+    assert list(records) == ["0001.jpg", "0003.jpg"]
+    assert [n["name"] for n in records["0001.jpg"]["neighbours"]] == train[::-1][:25]
+    cameras = {image.name: format_camera(image.camera) for image in ExtraImages.load(place.folder, "unlabel").images}
+    assert cameras == {"0001.jpg": camera, "0003.jpg": other}
+
+
+def test_photos_of_another_place_are_dropped_and_none_left_is_an_error(tiny, tmp_path):
+    place = copy_of(tiny, tmp_path / "scenes")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 255, (2, 30, 40, 3), dtype=np.uint8)
+    for index, pixels in enumerate(noise):
+        Image.fromarray(pixels).resize((320, 240)).save(folder / f"{index}.png")
+    process = tiny.start(*place.command[:-1], folder, "--process_unlabel_data")
+    output = process.communicate()[0]
+    assert process.returncode == 1, output
+    assert "None of 2 photos could be placed in the map" in output
+    assert not (place.folder / "unlabel" / "images.json").exists()
 
 
 MOMENTS = {
