@@ -74,3 +74,14 @@ def test_a_checkpoint_for_other_descriptors_is_refused(place, checkpoint, capsys
     error = capsys.readouterr().err
     assert "6-d" in error and "4-d made" in error and error.count("\n") == 1
     assert evaluate(place, "--checkpoint", str(place.root / "nowhere.pth.tar"))[0] == 2
+
+
+def test_sweep_ranks_by_the_recall_that_is_asked_for(place):
+    """--idx_eval of the published evaluation: 5 cm/5 deg, then 15, 22 and 35 cm, 38 cm/10 deg, 50 cm/10 deg."""
+    ratios = {}
+    for index in (0, 3, 5):
+        assert evaluate(place, "--start_epoch", "1", "--stop_epoch", "4", "--idx_eval", str(index))[0] == 0
+        rows = [line.split() for line in (place.run_dir / "eval" / "best.txt").read_text().splitlines()[1:]]
+        assert [row[3] for row in rows] == sorted((row[3] for row in rows), reverse=True)
+        ratios[index] = {row[0]: float(row[3]) for row in rows}
+    assert ratios[0]["2"] == 1 and ratios[0]["1"] < ratios[3]["1"] <= ratios[5]["1"]
