@@ -20,6 +20,8 @@ from processing.hloc.formats import HlocFeatures
 logger = logging.getLogger(__name__)
 
 DEFAULT_THRESHOLD = 0.005
+ON_GRID = ("superpoint", "superpoint-open", "disk")
+"""Features whose keypoints are whole pixels of the shrunk image."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def recover(path: Path) -> Recovered:
     own = _own_settings(path)
     if own is not None:
         options = {key: value for key, value in own.items() if key not in ("name", "num_keypoints", "weights_sha256")}
-        return Recovered(own["name"], options, options.get("max_side"), own["name"].startswith("superpoint"))
+        return Recovered(own["name"], options, options.get("max_side"), own["name"] in ON_GRID)
     stem = path.stem
     side = _max_side(stem)
     if stem.startswith("feats-superpoint") and side is not None and "rmax" not in stem:
@@ -54,7 +56,7 @@ def recover(path: Path) -> Recovered:
     if stem.startswith("feats-d2net") and "d2net" in FEATURES:
         return Recovered("d2net", {"max_side": 1600, "max_sum_edges": None, "coordinates": "legacy"}, 1600)
     if stem.startswith("feats-disk"):
-        return Recovered("disk", {"max_side": 1600}, 1600)
+        return Recovered("disk", {"max_side": 1600}, 1600, True)
     if stem.startswith("feats-aliked-n16"):
         return Recovered("aliked", {"max_side": 1024}, 1024)
     return Recovered(f"{FOREIGN}{stem}", {}, side)

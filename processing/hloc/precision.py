@@ -1,7 +1,7 @@
 """What half precision cost hloc's keypoints, and how to get it back.
 
 hloc stores float32 arrays as float16 unless told otherwise, keypoints too: from x = 1024 on only whole pixels are left. SuperPoint's
-keypoints lie on the pixel grid of the resized image, so that the exact place follows from the rounded one.
+and DISK's keypoints lie on the pixel grid of the shrunk image, so that the exact place follows from the rounded one.
 """
 
 from __future__ import annotations

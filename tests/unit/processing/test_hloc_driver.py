@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 import h5py
@@ -12,7 +13,8 @@ from numpy.testing import assert_array_equal
 from d2s.commands import doctor
 from d2s.errors import FormatError, InputError, MissingFileError, MissingPackageError
 from d2s.features.table import extractor_from_settings
-from processing.hloc import again, package, precision
+from processing import preprocessing
+from processing.hloc import again, options, outputs, package, precision
 from processing.hloc.driver import DriveOptions, Driver, exact_count
 from processing.hloc.extractors import recover, settings_record
 from processing.hloc.formats import HlocMatches, RawFeatures, read_pairs, read_queries, write_pairs
@@ -215,6 +217,54 @@ def test_without_hloc_one_line_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(package, "find_hloc", lambda: None)
     with pytest.raises(MissingPackageError, match="git clone --recursive"):
         package.hloc_module("triangulation")
+
+
+@pytest.fixture
+def decide(tmp_path, monkeypatch):
+    """Which way some options lead, with or without hloc, where no outputs are found."""
+    monkeypatch.setattr(outputs, "THIRD_PARTY", tmp_path / "third_party")
+
+    def choose(*arguments, hloc=False):
+        monkeypatch.setattr(options, "find_hloc", lambda: tmp_path if hloc else None)
+        parser = argparse.ArgumentParser()
+        preprocessing.add_arguments(parser)
+        args = parser.parse_args(["--dataset", "7scenes", "--cudaid", "-1", *map(str, arguments)])
+        return options.hloc_input(args, "7scenes", tmp_path / "dataset" / "7scenes" / "heads")
+
+    return choose
+
+
+@pytest.mark.parametrize(("hloc", "expected"), [(False, "hloc is not installed"), (True, "hloc is not asked for")])
+def test_auto_without_outputs_takes_the_native_path_and_says_so(decide, caplog, hloc, expected):
+    with caplog.at_level("INFO"):
+        assert decide(hloc=hloc) is None
+    (line,) = caplog.messages
+    assert expected in line and "native path" in line
+
+
+def test_native_says_nothing(decide, caplog):
+    assert decide("--sfm", "native", hloc=True) is None
+    assert not caplog.messages
+
+
+def test_hloc_asked_for_and_absent_is_one_line_with_the_way_to_get_it(decide):
+    with pytest.raises(
+        MissingPackageError, match=r"no outputs of hloc for 7scenes/heads, and hloc is not installed.*git clone --recursive"
+    ):
+        decide("--sfm", "hloc")
+
+
+def test_hloc_is_run_where_it_is_there(decide, tmp_path):
+    own = decide("--sfm", "hloc", "--features", "superpoint", "--num_keypoints", "1000", hloc=True)
+    assert own.drive.folder == tmp_path / "dataset" / "7scenes" / "heads" / "hloc"
+    assert (own.drive.options.features, own.drive.options.num_keypoints) == ("superpoint", 1000)
+    assert own.record()["drive"]["pairs"] == "overlap"
+    (tmp_path / "out").mkdir()
+    given = decide("--hloc_out_dir", tmp_path / "out", "--hloc_matcher", "NN-mutual", "--hloc_pairs", "poses", hloc=True)
+    assert given.drive.folder == tmp_path / "out" / "7scenes" / "heads"
+    assert (given.drive.options.matcher, given.drive.options.pairs) == ("NN-mutual", "poses")
+    with pytest.raises(InputError, match="there are none"):
+        decide("--sfm", "hloc", "--hloc_features", "feats.h5", hloc=True)
 
 
 def test_keypoints_are_found_again_up_to_their_rounding():
