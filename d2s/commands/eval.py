@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_localization_options(parser)
     parser.add_argument("--out", type=Path, default=None, metavar="DIR", help="where the results go (default: LOG_DIR/NAME/eval)")
     flag(parser, "--eval_train", False, "also localize the mapping images, from their stored features (results in OUT/train)")
+    flag(parser, "--stored_features", False, "localize the test images from the scene's features.h5, where hloc extracted them too")
     flag(parser, "--score_only", False, "localize nothing: score the results.txt that is in OUT already")
 
 
@@ -202,18 +203,19 @@ def _sweep(args: argparse.Namespace, run_dir: RunDir, scene: Scene, folder: Path
 def _evaluate_test(localizer: Localizer, scene: Scene, path: Path, args: argparse.Namespace, out: Path) -> None:
     images = scene.split("test")
     logger.info("Localizing %d test images of %s/%s with %s.", len(images), scene.dataset, scene.name, path)
-    results = _predict_test(localizer, scene, folder_of(args))
+    results = _predict_test(localizer, scene, folder_of(args), args.stored_features)
     clear_scores(out)
     save(out, results)
     _show("test", evaluate_folder(out, scene, images, _about(localizer, path, "test", args), results), out)
 
 
-def _predict_test(localizer: Localizer, scene: Scene, folder: Path) -> dict[str, LocalizationResult]:
-    """From the image files, as a user would; from stored features where only another program can extract them."""
+def _predict_test(localizer: Localizer, scene: Scene, folder: Path, from_store: bool) -> dict[str, LocalizationResult]:
+    """From the image files, as a user would; from stored features on request, and where only another program can extract them."""
     images = scene.split("test")
-    if not is_foreign(localizer.info.features):
+    if not from_store and not is_foreign(localizer.info.features):
         return predict(images, live(localizer, scene))
-    logger.info("No extractor here equals %s: the stored features of the test images are used.", localizer.info.features["name"])
+    if not from_store:
+        logger.info("No extractor here equals %s: the stored features of the test images are used.", localizer.info.features["name"])
     with FeatureReader(folder / FEATURES) as reader:
         return predict(images, stored(localizer, scene, reader))
 

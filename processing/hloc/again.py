@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from d2s.errors import D2SError, InputError
 from d2s.features.base import Extractor
 from d2s.features.images import read_image
-from d2s.features.table import extractor_from_settings
+from d2s.features.table import FEATURES, extractor_from_settings
+from d2s.features.weights import find_weights
 from processing.hloc.formats import RawFeatures
 from processing.hloc.precision import is_half, spacing
 
@@ -57,6 +58,10 @@ def compare(extractor: Extractor, image: Path, raw: RawFeatures, count: int) -> 
 
 def check_extractor(settings: Mapping[str, Any], image: Path, raw: RawFeatures, weights: Path | None) -> dict[str, Any]:
     """Warn when the extractor that queries will use does not give what hloc stored; says what was found, for the record."""
+    needed = FEATURES[settings["name"]].weights
+    if needed is not None and weights is None and find_weights(needed) is None:  # a download only where features are needed
+        logger.info("The weights of %s are not here: not checked whether our extractor gives what hloc stored.", settings["name"])
+        return {"checked": False}
     try:
         found = compare(extractor_from_settings(settings, weights=weights), image, raw, int(settings["num_keypoints"]))
     except D2SError as error:  # weights or a package that are not here: nothing of the map depends on them

@@ -39,8 +39,7 @@ def convert(
         raise ReconstructionError("No 3D point of hloc's model is seen by the training images.", "Check that both are of one scene.")
     ours = posed_model(train, keypoints)
     _add_points(ours, model, point, image, row)
-    lost = sum(len(p.track.elements) for p in model.points3D.values()) > sum(len(p.track.elements) for p in ours.points3D.values())
-    if refine or lost:
+    if refine or ours.compute_num_observations() < model.compute_num_observations():
         refine_points(ours)
     ours.update_point_3d_errors()
     return ours
