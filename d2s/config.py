@@ -57,6 +57,9 @@ class TrainingConfig:
     extra_fraction: float = option(
         0.5, "share of the images of a batch that are extra ones (--augment, --unlabel), where there are any", above=0, high=0.9
     )
+    refined_poses: bool = option(
+        False, "learn at refined poses where the images disagree with the given ones; answers are brought back to these"
+    )
     precision: str = option("auto", "auto: bf16 where the machine has it in hardware, else fp32", choices=("auto", "fp32", "bf16"))
     seed: int = option(0, "seed of every random number", low=0)
     snapshot: int = option(20, "epochs between checkpoints (the last one and validated ones are always written)", low=1)

@@ -22,6 +22,7 @@ from d2s.scene.extra_images import KINDS
 from d2s.scene.feature_store import FeatureReader
 from d2s.scene.label_store import LabelReader, write_labels
 from d2s.scene.manifest import Scene
+from d2s.scene.refined_map import POSES, RefinedMap, refined_folder
 from processing.adapters.base import AdapterOptions, DroppedImage, SceneSource
 from processing.adapters.table import load_source
 from processing.depth_labels import DepthOptions, check_depth, depth_corrected
@@ -29,17 +30,19 @@ from processing.feature_stage import extract_scene
 from processing.hloc.stages import HlocInput, hloc_stages
 from processing.labels import LabelOptions, good_points, make_labels, point_table, require_labels
 from processing.report import make_report, summary
-from processing.sfm.colmap import Matches, SfmOptions, match_known_poses, restrict, triangulate, verify_matches
+from processing.sfm.colmap import Matches, SfmOptions, features_keypoints, match_known_poses, restrict, triangulate, verify_matches
 from processing.sfm.matching import ReadFeatures, cached
 from processing.sfm.model_files import read_model, save_model
 from processing.sfm.observations import observed_points
 from processing.sfm.reconstruction import match_photos, placed, reconstruct
+from processing.sfm.refinement import LOOSE, refine_poses
 from processing.stages import Stages
 from processing.validation_split import MIN_TRAIN, with_validation
 
 logger = logging.getLogger(__name__)
 
-OUTPUTS = ("scene.json", "stages.json", "report.json", "features.h5", "features.parts", "labels.h5", "sfm", "sfm_all", "hloc", *KINDS)
+MADE_OF_MODELS = ("sfm", "sfm_all", "refined", "hloc")
+OUTPUTS = ("scene.json", "stages.json", "report.json", "features.h5", "features.parts", "labels.h5", *MADE_OF_MODELS, *KINDS)
 ADVICE = "Try more photos with more overlap, other --features (aliked), more --num_keypoints, or check poses and cameras."
 
 
@@ -62,6 +65,13 @@ class Settings:
     """hloc's outputs to read instead of extracting and triangulating."""
     depth: DepthOptions | None = None
     """Depth images that correct the labels; None for labels as triangulated."""
+    refine_poses: str = "auto"
+    """Whether to make a second map at refined poses: auto (where the images disagree with the given ones), yes or no."""
+
+    @property
+    def refines(self) -> bool:
+        """Depth images speak of the given poses, so labels that they corrected stay there."""
+        return self.refine_poses != "no" and self.depth is None
 
     def record(self) -> dict[str, Any]:
         """What decides the result and can be told before anything is read, as JSON values."""
@@ -79,6 +89,7 @@ class Settings:
             "skip_bad_images": self.skip_bad_images,
         }
         asked = {"hloc": self.hloc, "depth": self.depth}  # only what is asked for is recorded: scenes of earlier versions stay valid
+        own |= {} if self.refine_poses == "auto" else {"refine_poses": self.refine_poses}
         return {**own, **{name: part.record() for name, part in asked.items() if part is not None}}
 
 
@@ -92,6 +103,7 @@ def preprocess(settings: Settings, folder: Path, overwrite: bool = False) -> dic
         clear(folder)
     _refuse_foreign(folder)
     remove_leftovers(folder)
+    remove_leftovers(refined_folder(folder))
     stages = Stages(folder)
     stages.run("settings", settings.record(), (), dict)
     source = _read_source(settings, stages)
@@ -117,6 +129,12 @@ def clear(folder: Path) -> None:
 def _refuse_foreign(folder: Path) -> None:
     if (folder / "scene.json").exists() and not (folder / "stages.json").exists():
         raise SettingsMismatchError(f"{folder} holds a scene of unknown settings.", "Give another --out_dir, or --overwrite to start anew.")
+
+
+def remove_refined(folder: Path) -> None:
+    """The refined map of an earlier, killed run: what makes it valid goes first."""
+    (refined_folder(folder) / POSES).unlink(missing_ok=True)
+    shutil.rmtree(refined_folder(folder), ignore_errors=True)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -208,7 +226,30 @@ def _triangulate(settings: Settings, folder: Path, source: SceneSource, read: Re
     """Triangulate the training images at their poses: neither validation nor test images may leave a trace in the map."""
     train = source.scene.with_images(source.scene.split("train"))
     matcher = make_matcher(settings.matcher, settings.features, settings.device)
-    return _publish_map(settings, folder, train, read, match_known_poses(train, read, matcher, settings.sfm))
+    loose = match_known_poses(train, read, matcher, settings.sfm, LOOSE)
+    info = _publish_map(settings, folder / "sfm", train, read, verify_matches(train, read, loose, settings.sfm))
+    return {**info, "refined": _refine(settings, folder, train, read, loose)}
+
+
+def _refine(settings: Settings, folder: Path, train: Scene, read: ReadFeatures, loose: Matches) -> dict[str, Any]:
+    """A second model at poses in which the images agree better, where they do; what the report says of it."""
+    remove_refined(folder)
+    if not settings.refines:
+        return {}
+    found = refine_poses(train, features_keypoints(train, read), loose, settings.sfm, folder)
+    used = settings.refine_poses == "yes" or found.worthwhile
+    errors = {"error_given": found.error_before, "error_refined": found.error_after}
+    logger.info(
+        "The images agree to %.2f px at the given poses, %.2f px at refined ones: %s", *errors.values(),
+        "a second map is made at these" if used else "the given ones are good",
+    )  # fmt: skip
+    if used:
+        matches = verify_matches(found.scene, read, loose, settings.sfm)
+        info = _publish_map(settings, refined_folder(folder) / "sfm", found.scene, read, matches)
+        poses = {image.name: image.cam_from_world for image in found.scene.images if image.cam_from_world is not None}
+        RefinedMap(poses, **errors).save(folder)
+        return {**errors, **info}
+    return errors
 
 
 def _reconstruct(settings: Settings, folder: Path, source: SceneSource, read: ReadFeatures) -> dict[str, Any]:
@@ -219,14 +260,15 @@ def _reconstruct(settings: Settings, folder: Path, source: SceneSource, read: Re
     scene, _ = placed(source.scene, found.model)
     train = scene.with_images(scene.split("train"))
     names = {image.name for image in train.images}
-    info = _publish_map(settings, folder, train, read, verify_matches(train, read, restrict(matches, names), settings.sfm))
+    info = _publish_map(settings, folder / "sfm", train, read, verify_matches(train, read, restrict(matches, names), settings.sfm))
     save_model(found.model, folder / "sfm_all")
     return {**info, "models_found": found.num_models, "photos_placed": found.model.num_reg_images()}
 
 
-def _publish_map(settings: Settings, folder: Path, train: Scene, read: ReadFeatures, matches: Matches) -> dict[str, Any]:
-    model = triangulate(train, {image.name: read(image.name).keypoints for image in train.images}, matches, settings.sfm, folder)
-    save_model(model, folder / "sfm")
+def _publish_map(settings: Settings, target: Path, train: Scene, read: ReadFeatures, matches: Matches) -> dict[str, Any]:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    model = triangulate(train, features_keypoints(train, read), matches, settings.sfm, target.parent)
+    save_model(model, target)
     return {
         "verified_pairs": len(matches),
         "matches_per_pair": summary([len(rows) for rows in matches.values()]),
@@ -243,6 +285,9 @@ def _label(settings: Settings, folder: Path, scene: Scene) -> dict[str, Any]:
         rows = {image.name: reader.count(image.name) for image in train}
     labels = dict(make_labels(table, rows, settings.labels))
     require_labels([int(label.valid.sum()) for label in labels.values()], settings.labels, ADVICE)
+    if RefinedMap.load(folder) is not None:
+        refined = point_table(read_model(refined_folder(folder) / "sfm"), observed_points(refined_folder(folder) / "sfm"))
+        write_labels(refined_folder(folder) / "labels.h5", make_labels(refined, rows, settings.labels))
     write_labels(folder / "labels.h5", labels.items())
     good = good_points(table, settings.labels)
     return {

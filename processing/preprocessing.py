@@ -87,6 +87,12 @@ def _add_sfm_arguments(group: Any) -> None:
     sfm, labels = SfmOptions(), LabelOptions()
     group.add_argument("--sfm", choices=("auto", "hloc", "native"), default="auto", help="who makes the SfM model (default: auto)")
     add_hloc_arguments(group)
+    group.add_argument(
+        "--refine_poses",
+        choices=("auto", "yes", "no"),
+        default="auto",
+        help="make a second map at poses refined by bundle adjustment; auto: where the images disagree with the given ones (default)",
+    )
     group.add_argument("--matcher", choices=MATCHERS, default="nn", help="nn: mutual nearest neighbours; lightglue (default: nn)")
     for name, default, text in (
         ("num_neighbors", sfm.num_neighbors, "images that each image is matched with, where there are too many for all pairs"),
@@ -154,6 +160,7 @@ def settings_from_args(args: argparse.Namespace, folder: Path) -> Settings:
         batch=args.batch,
         device=str(choose_device(args.cudaid)),
         matcher=args.matcher,
+        refine_poses=args.refine_poses,
         sfm=SfmOptions(args.num_neighbors, args.max_epipolar_error, min_angle_deg=args.min_angle, seed=args.seed),
         labels=replace(
             LabelOptions(), min_track_length=args.min_track_length, max_error_px=args.max_reprojection_error, min_angle_deg=args.min_angle

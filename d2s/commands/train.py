@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from d2s.commands.device import add_device, choose_device
@@ -18,10 +19,12 @@ from d2s.commands.validation import make_validation
 from d2s.config import Recipe, find_recipe, load_recipe, to_ini
 from d2s.errors import InputError, SettingsMismatchError
 from d2s.geometry.camera import format_camera
+from d2s.geometry.pose_field import PoseField, fit_pose_field
 from d2s.regressor.base import ModelInfo
 from d2s.regressor.model_files import model_bytes, save_model
 from d2s.scene.atomic import write_text
 from d2s.scene.manifest import Scene
+from d2s.scene.refined_map import RefinedMap
 from d2s.training.checkpoint import TrainingState, checkpoint_stage, load_checkpoint
 from d2s.training.data import TrainingSet, load_training_set
 from d2s.training.extras import extras_record, load_extras
@@ -111,14 +114,15 @@ def run(args: argparse.Namespace) -> int:
         logger.info("%s is already finished: %s. Train anew with --resume never.", run_dir.path, run_dir.model)
         return 0
     _log_to_file(run_dir)
-    data = load_training_set(folder, scene, extras)
+    refined = _refined_map(folder, recipe, bool(extras))
+    data = load_training_set(folder, scene, extras, refined)
     network = make_network(recipe, data)
     optimizer = make_optimizer(recipe, network)
     network.to(device)
     state = _starting_state(run_dir, args, stage, network, optimizer)
     if visdom and not state.total_steps:
         visdom.clear()
-    info = _model_info(scene, recipe, data)
+    info = _model_info(scene, recipe, data, refined)
     images = f"{data.num_real} images" + (f" and {data.num_extra} extra ones" if extras else "")
     logger.info("Training on %s (%d labelled keypoints), %d weights, on %s.", images, int(data.valid.sum()), _weights(network), device)
     trackers: list[Tracker] = [Console(), JsonLines(run_dir.metrics, state.total_steps), *([visdom] if visdom else [])]
@@ -224,7 +228,26 @@ def _next_stage(state: TrainingState, stage: int) -> TrainingState:
     return replace(state, stage=stage, step=0, elapsed=0.0, scores={})
 
 
-def _model_info(scene: Scene, recipe: Recipe, data: TrainingSet) -> ModelInfo:
+def _refined_map(folder: Path, recipe: Recipe, with_extras: bool) -> RefinedMap | None:
+    """The refined map where the recipe wants it and the scene has one; labels of extra images are in the frame of the given poses."""
+    refined = RefinedMap.load(folder) if recipe.training.refined_poses else None
+    if refined is not None and with_extras:
+        logger.info("The map is learnt at the given poses: extra images have no labels at refined ones.")
+        return None
+    return refined
+
+
+def _pose_field(scene: Scene, refined: RefinedMap) -> PoseField | None:
+    """What brings poses of the refined map into the frame of the given ones."""
+    pairs = [
+        (refined.cam_from_map[image.name], image.cam_from_world)
+        for image in scene.split("train")
+        if image.name in refined.cam_from_map and image.cam_from_world is not None
+    ]
+    return fit_pose_field(np.stack([pair[0] for pair in pairs]), np.stack([pair[1] for pair in pairs]))
+
+
+def _model_info(scene: Scene, recipe: Recipe, data: TrainingSet, refined: RefinedMap | None) -> ModelInfo:
     return ModelInfo(
         dataset=scene.dataset,
         scene=scene.name,
@@ -236,6 +259,7 @@ def _model_info(scene: Scene, recipe: Recipe, data: TrainingSet) -> ModelInfo:
         cameras=tuple(dict.fromkeys(format_camera(camera) for camera in data.cameras)),
         bounds=data.bounds(),
         seed=recipe.training.seed,
+        pose_field=None if refined is None else _pose_field(scene, refined),
     )
 
 

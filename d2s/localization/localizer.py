@@ -134,8 +134,14 @@ class Localizer:
             found = self.estimator.estimate(features.keypoints[used], xyz[used], camera, reliability[used])
         inliers = np.zeros(len(features), dtype=bool)
         inliers[np.flatnonzero(used)[found.inliers]] = True
-        estimate = (found.success, found.cam_from_world, found.reason)
-        return LocalizationResult(*estimate, ms, features.keypoints, xyz, reliability, used, inliers)
+        estimate = (found.success, self._in_world(found.cam_from_world), found.reason)
+        return LocalizationResult(*estimate, ms, features.keypoints, xyz, reliability, used, inliers, found.cam_from_world)
+
+    def _in_world(self, cam_from_map: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+        """The pose in the frame of the poses that the map was made from."""
+        if cam_from_map is None or self.info.pose_field is None:
+            return cam_from_map
+        return self.info.pose_field.correct(cam_from_map)
 
 
 def select_reliable(reliability: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:

@@ -23,7 +23,8 @@ class LocalizationResult:
     `cam_from_world` (3, 4) and `center` (3,) in the scene's unit, None on failure. `num_inliers` of the `kept` reliable keypoints, of
     `extracted` ones, agree with the pose. `confidence`: see `confidence`. `ms`: milliseconds of "features", "regressor", "pnp" and "total".
     For reports: `keypoints` (extracted, 2) pixels, `xyz` (extracted, 3) predicted scene coordinates, `reliability` (extracted,), and the
-    masks `used` (given to PnP) and `inliers`, row-aligned with them.
+    masks `used` (given to PnP) and `inliers`, row-aligned with them. `cam_from_map`: the pose that explains the inliers, which differs from
+    `cam_from_world` where the map was made at refined poses.
     """
 
     success: bool
@@ -35,6 +36,7 @@ class LocalizationResult:
     reliability: NDArray[np.float32] = field(repr=False)
     used: NDArray[np.bool_] = field(repr=False)
     inliers: NDArray[np.bool_] = field(repr=False)
+    cam_from_map: Array | None = field(default=None, repr=False)
 
     @property
     def center(self) -> Array | None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2s.features.base import LocalFeatures
+from d2s.geometry.pose_field import PoseField
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class ModelInfo:
     `features`: settings of the extractor that the network was trained with (`d2s.features.table.extractor_from_settings` rebuilds it).
     `reliability_threshold`: keypoints with a reliability above it go to PnP. `max_error`: RANSAC inlier threshold in pixels of the
     original image. `cameras`: the camera strings of the mapping images. `bounds`: (2, 3) minimum and maximum of the mapped points.
+    `pose_field`: from the map's frame to that of the given poses, where the map was made at refined ones; in a file of its own.
     """
 
     dataset: str
@@ -32,6 +34,7 @@ class ModelInfo:
     train_seconds: float = 0.0
     seed: int = 0
     extra: dict[str, Any] = field(default_factory=dict)
+    pose_field: PoseField | None = field(default=None, repr=False, compare=False)
 
 
 class SceneRegressor(Protocol):

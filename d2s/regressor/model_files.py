@@ -21,11 +21,12 @@ from d2s.features.weights import sha256_of
 from d2s.regressor.base import ModelInfo
 from d2s.regressor.landmarks import LandmarkNet
 from d2s.regressor.network import D2SNet
+from d2s.regressor.pose_field_file import load_pose_field, save_pose_field
 from d2s.regressor.precision import resolve_precision
 from d2s.scene.atomic import atomic_path, read_json, write_json
 
 FORMAT_VERSION = 1
-WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+WEIGHTS, DESCRIPTION, POSE_FIELD = "model.safetensors", "model.json", "pose_field.safetensors"
 
 
 Network = D2SNet | LandmarkNet
@@ -76,9 +77,12 @@ def write_model(folder: Path, network: Network, info: ModelInfo, exact: bool = F
     description = {
         "format_version": FORMAT_VERSION,
         "network": {**dataclasses.asdict(network.config), "descriptor_dim": network.descriptor_dim, **_landmark_count(network)},
-        "info": dataclasses.asdict(info),
+        "info": dataclasses.asdict(dataclasses.replace(info, pose_field=None)),
         "weights_sha256": sha256_of(folder / WEIGHTS),
     }
+    if info.pose_field is not None:
+        save_pose_field(folder / POSE_FIELD, info.pose_field)
+        description["pose_field_sha256"] = sha256_of(folder / POSE_FIELD)
     write_json(folder / DESCRIPTION, description)
 
 
@@ -104,14 +108,23 @@ def load_model(path: Path, device: str | torch.device = "cpu", precision: str = 
         )
     description = read_json(folder / DESCRIPTION)
     network, info = _from_description(description, folder / DESCRIPTION)
-    checksum = description.get("weights_sha256")  # files of the first version have none
-    if checksum is not None and checksum != sha256_of(weights):
-        raise FormatError(f"{weights} is damaged or not the file that {DESCRIPTION} beside it describes.", "Copy both again.")
+    _require_described(weights, description.get("weights_sha256"))  # files of the first version have none
+    if "pose_field_sha256" in description:
+        _require_described(folder / POSE_FIELD, description["pose_field_sha256"])
+        info = dataclasses.replace(info, pose_field=load_pose_field(folder / POSE_FIELD))
     try:
         network.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()})
     except (SafetensorError, RuntimeError) as error:
         raise FormatError(f"{weights} does not fit {DESCRIPTION} beside it: {' '.join(str(error).split())[:300]}.") from None
     return TrainedModel(network, info, device, info.extra.get("precision", "auto") if precision == "auto" else precision)
+
+
+def _require_described(path: Path, checksum: str | None) -> None:
+    """Raises MissingFileError or FormatError for a file that is not the one which the description speaks of."""
+    if not path.is_file():
+        raise MissingFileError(f"{path} does not exist, but {DESCRIPTION} beside it names it.", "Copy the whole folder again.")
+    if checksum is not None and checksum != sha256_of(path):
+        raise FormatError(f"{path} is damaged or not the file that {DESCRIPTION} beside it describes.", "Copy both again.")
 
 
 def is_checkpoint_file(path: Path) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from d2s.scene.extra_images import extra_folder
 from d2s.scene.feature_store import FeatureReader
 from d2s.scene.label_store import LabelReader
 from d2s.scene.manifest import Scene
+from d2s.scene.refined_map import RefinedMap, refined_folder
 from d2s.training.extras import Extras
 
 FEATURES, LABELS = "features.h5", "labels.h5"
@@ -135,28 +136,42 @@ class _Row:
     cam_from_world: NDArray[np.float64] | None
 
 
-def load_training_set(folder: Path, scene: Scene, extras: Sequence[Extras] = ()) -> TrainingSet:
-    """Read features and labels of a scene's training images, and of extra ones, into memory. Images without any label are left out."""
-    real = [_Row(image.name, image.name, scene.camera(image), image.cam_from_world) for image in scene.split("train")]
-    sources = [(folder, real)]
+@dataclass(frozen=True)
+class _Source:
+    """Images with the folders of their features and of their labels."""
+
+    features: Path
+    labels: Path
+    rows: Sequence[_Row]
+
+
+def load_training_set(folder: Path, scene: Scene, extras: Sequence[Extras] = (), refined: RefinedMap | None = None) -> TrainingSet:
+    """Read features and labels of a scene's training images, and of extra ones, into memory. Images without any label are left out.
+
+    With `refined`, labels and poses are those of the scene's refined map.
+    """
+    poses = {image.name: image.cam_from_world for image in scene.split("train")} if refined is None else refined.cam_from_map
+    real = [_Row(image.name, image.name, scene.camera(image), poses.get(image.name)) for image in scene.split("train")]
+    sources = [_Source(folder, folder if refined is None else refined_folder(folder), real)]
     extras = sorted(extras, key=lambda extra: not extra.extends)
     for extra in extras:
         rows = [_Row(f"{extra.kind}/{image.name}", image.name, image.camera, image.cam_from_world) for image in extra.images]
-        sources.append((extra_folder(folder, extra.kind), rows))
-    sources = [(where, _labelled(where, rows)) for where, rows in sources]
-    if not sources[0][1]:
+        where = extra_folder(folder, extra.kind)
+        sources.append(_Source(where, where, rows))
+    sources = [replace(source, rows=_labelled(source.labels, source.rows)) for source in sources]
+    if not sources[0].rows:
         raise InputError(f"{folder} has no labelled training image.", "See report.json there, and preprocess again with --overwrite.")
     arrays = _read(sources)
     point = _point_index(arrays["xyz"], arrays["valid"])
-    num_real = sum(len(rows) for _, rows in sources[: 1 + sum(extra.extends for extra in extras)])
+    num_real = sum(len(source.rows) for source in sources[: 1 + sum(extra.extends for extra in extras)])
     if len(sources) > 1:
         _require_known_points(point, num_real, folder, extras)
-    every = [row for _, rows in sources for row in rows]
+    every = [row for source in sources for row in source.rows]
     index, cameras = _cameras(every)
-    poses = [np.eye(3, 4) if row.cam_from_world is None else row.cam_from_world for row in every]
+    matrices = [np.eye(3, 4) if row.cam_from_world is None else row.cam_from_world for row in every]
     return TrainingSet(
         names=tuple(row.label for row in every),
-        cam_from_world=torch.from_numpy(np.array(poses, dtype=np.float32)),
+        cam_from_world=torch.from_numpy(np.array(matrices, dtype=np.float32)),
         has_pose=torch.tensor([row.cam_from_world is not None for row in every]),
         point=point,
         camera=torch.tensor(index),
@@ -171,12 +186,12 @@ def _labelled(where: Path, rows: Sequence[_Row]) -> list[_Row]:
         return [row for row in rows if row.name in labels and labels.read(row.name).valid.any()]
 
 
-def _read(sources: Sequence[tuple[Path, Sequence[_Row]]]) -> dict[str, Tensor]:
+def _read(sources: Sequence[_Source]) -> dict[str, Tensor]:
     """The padded arrays of all images, folder by folder."""
     with ExitStack() as stack:
         readers = [
-            (stack.enter_context(FeatureReader(where / FEATURES)), stack.enter_context(LabelReader(where / LABELS)), rows)
-            for where, rows in sources
+            (stack.enter_context(FeatureReader(s.features / FEATURES)), stack.enter_context(LabelReader(s.labels / LABELS)), s.rows)
+            for s in sources
         ]
         count = max(len(labels.read(row.name)) for _, labels, rows in readers for row in rows)
         dimension = readers[0][0].read(readers[0][2][0].name).descriptors.shape[1]

@@ -47,13 +47,13 @@ class SfmOptions:
     seed: int = 0
 
 
-def match_known_poses(scene: Scene, read: ReadFeatures, matcher: Matcher, options: SfmOptions) -> Matches:
-    """Verified matches of a scene whose images all have poses."""
+def match_known_poses(scene: Scene, read: ReadFeatures, matcher: Matcher, options: SfmOptions, looseness: float = 1.0) -> Matches:
+    """Verified matches of a scene whose images all have poses; `looseness` multiplies the error that a match may have."""
     views = views_of(scene, read)
     pairs = choose_pairs(scene, read, matcher, views, options)
     logger.info("Matching %d image pairs of %d images", len(pairs), len(scene.images))
     found = track(match_pairs(pairs, read, matcher), len(pairs), "matching")
-    verified = {(a, b): verify(views[a], views[b], rows, options.max_error_px) for (a, b), rows in found}
+    verified = {(a, b): verify(views[a], views[b], rows, looseness * options.max_error_px) for (a, b), rows in found}
     return _enough(verified, options.min_matches)
 
 

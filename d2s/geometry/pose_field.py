@@ -1,0 +1,127 @@
+"""From poses in which the images agree to the poses that the user gave.
+
+Reference poses of depth cameras, motion capture or odometry differ from what the images say by an offset of their sensor and by drift,
+both smooth in the camera pose. A map made of refined poses is sharp, and this field brings its answers back into the frame of the given
+ones: Gaussian-process regression of the small motion between the two poses of the mapping images, over camera position and orientation.
+Far from all of them the mean motion remains.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from d2s.geometry import pose
+
+Array = NDArray[np.float64]
+
+MOST_ANCHORS = 600
+"""Mapping images that the field is built on: 70 kB of a model."""
+MOST_TRIED = 300
+"""Of these, the images on which the length scales are tried."""
+BLOCKS = 12
+"""Stretches of the mapping images that cross-validation holds out, one at a time: neighbours of a video would hide every error."""
+LENGTHS = (0.6, 1.2, 2.4)
+"""Length scales to choose from, as multiples of the typical distance of a camera from the middle of all."""
+ANGLES_DEG = (20.0, 40.0)
+NOISES = (0.01, 0.1)
+WORTH = 0.9
+"""A field is kept when cross-validation finds its error below this share of the error without it."""
+
+
+@dataclass(frozen=True)
+class PoseField:
+    """`anchors` (K, 3, 4): refined poses of mapping images. `weights` (K, 6) and `mean` (6,): rotation vector in radians and translation in
+    the scene's unit, both in camera axes. `length` in the scene's unit and `angle_deg` in degrees: reach of an anchor.
+    """
+
+    anchors: Array
+    weights: Array
+    mean: Array
+    length: float
+    angle_deg: float
+
+    def correct(self, cam_from_map: ArrayLike) -> Array:
+        """cam_from_world (3, 4) in the frame of the given poses of a pose (3, 4) that was found in the map."""
+        found = np.asarray(cam_from_map, dtype=np.float64)
+        likeness = _likeness(*_distances(found[None], self.anchors), self.length, self.angle_deg)[0]
+        return pose.compose(motion(self.mean + likeness @ self.weights), found)
+
+
+def fit_pose_field(refined: ArrayLike, given: ArrayLike) -> PoseField | None:
+    """The field from refined to given poses (N, 3, 4) of the same images in their order along the path.
+
+    None where cross-validation over held-out stretches finds no use in it: the poses are equal, or differ by noise.
+    """
+    refined, given = np.asarray(refined, dtype=np.float64), np.asarray(given, dtype=np.float64)
+    if len(refined) < 2 * BLOCKS:
+        return None
+    chosen = np.unique(np.linspace(0, len(refined) - 1, min(len(refined), MOST_ANCHORS)).astype(int))
+    anchors, targets = refined[chosen], given[chosen]
+    motions = np.stack([small_motion(pose.compose(g, pose.inverse(r))) for r, g in zip(anchors, targets, strict=True)])
+    unit = typical_distance(anchors)
+    distance, angle = _distances(anchors, anchors)
+    some = np.arange(0, len(anchors), -(-len(anchors) // MOST_TRIED))
+    trial = distance[np.ix_(some, some)], angle[np.ix_(some, some)]
+    best = min(
+        (held_out_error(_likeness(*trial, length * unit, reach), motions[some], noise, unit), length * unit, reach, noise)
+        for length, reach, noise in product(LENGTHS, ANGLES_DEG, NOISES)
+    )
+    if not best[0] < WORTH * _size(motions[some], unit):
+        return None
+    _, length, reach, noise = best
+    mean = motions.mean(axis=0)
+    weights = _solve(_likeness(distance, angle, length, reach), motions - mean, noise)
+    return PoseField(anchors, weights, mean, length, reach)
+
+
+def typical_distance(poses: Array) -> float:
+    """Median distance of the cameras from the middle of all."""
+    centers = pose.center(poses)
+    return max(float(np.median(np.linalg.norm(centers - np.median(centers, axis=0), axis=1))), 1e-9)
+
+
+def held_out_error(likeness: Array, motions: Array, noise: float, unit: float) -> float:
+    """Mean size of what a field leaves of the motions (K, 6) on stretches of the path that it was not fitted to."""
+    left = np.empty_like(motions)
+    for held in np.array_split(np.arange(len(motions)), BLOCKS):
+        rest = np.setdiff1d(np.arange(len(motions)), held)
+        mean = motions[rest].mean(axis=0)
+        weights = _solve(likeness[np.ix_(rest, rest)], motions[rest] - mean, noise)
+        left[held] = motions[held] - mean - likeness[np.ix_(held, rest)] @ weights
+    return _size(left, unit)
+
+
+def _size(motions: Array, unit: float) -> float:
+    """Mean over images of the length of the translation, in `unit`, plus the angle in radians."""
+    return float((np.linalg.norm(motions[:, 3:], axis=1) / unit + np.linalg.norm(motions[:, :3], axis=1)).mean())
+
+
+def _solve(kernel: Array, values: Array, noise: float) -> Array:
+    return np.linalg.solve(kernel + noise * np.eye(len(kernel)), values).astype(np.float64)
+
+
+def _distances(a: Array, b: Array) -> tuple[Array, Array]:
+    """Distances of the centres (N, M) and angles between the orientations (N, M) in degrees."""
+    cosine = (np.einsum("nij,mij->nm", a[:, :, :3], b[:, :, :3]) - 1) / 2
+    distance = np.linalg.norm(pose.center(a)[:, None] - pose.center(b)[None], axis=-1)
+    return distance, np.degrees(np.arccos(np.clip(cosine, -1, 1)))
+
+
+def _likeness(distance: Array, angle: Array, length: float, reach_deg: float) -> Array:
+    """1 for equal poses, falling with distance and with the angle between them."""
+    return np.exp(-0.5 * ((distance / length) ** 2 + (angle / reach_deg) ** 2))
+
+
+def small_motion(b_from_a: Array) -> Array:
+    """Rotation vector and translation (6,) of a rigid motion (3, 4)."""
+    return np.concatenate([cv2.Rodrigues(np.ascontiguousarray(b_from_a[:, :3]))[0].ravel(), b_from_a[:, 3]])
+
+
+def motion(vector: Array) -> Array:
+    """Rigid motion (3, 4) of a rotation vector and a translation (6,)."""
+    return np.concatenate([cv2.Rodrigues(np.ascontiguousarray(vector[:3]))[0], vector[3:, None]], axis=1)

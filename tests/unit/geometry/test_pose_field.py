@@ -1,0 +1,79 @@
+"""The field from refined poses to given ones, on paths whose difference is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from d2s.geometry import pose
+from d2s.geometry.pose_field import BLOCKS, PoseField, fit_pose_field, motion, small_motion
+
+
+def path(count: int, seed: int = 0) -> np.ndarray:
+    """Poses along a smooth path through a room of a few metres, looking around."""
+    t = np.linspace(0, 4 * np.pi, count)
+    centers = np.stack([2 * np.sin(t), np.cos(2 * t), 0.3 * np.sin(3 * t)], axis=1)
+    rotations = [motion(np.array([0.2 * np.sin(a), 0.8 * np.sin(a / 2), 0.1 * np.cos(a), 0, 0, 0]))[:, :3] for a in t]
+    return np.stack([np.concatenate([r, -r @ c[:, None]], axis=1) for r, c in zip(rotations, centers, strict=True)])
+
+
+def drifted(poses: np.ndarray, noise: float = 0.0) -> np.ndarray:
+    """The same poses off by a constant of the sensor and by drift that grows across the room."""
+    rng = np.random.default_rng(1)
+    moved = []
+    for p in poses:
+        x = pose.center(p)
+        offset = np.concatenate([[0.01, -0.02, 0.005], [0.05 + 0.02 * x[0], 0.02 * x[1], -0.03]])
+        moved.append(pose.compose(motion(offset + noise * rng.standard_normal(6)), p))
+    return np.stack(moved)
+
+
+def errors(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.array([pose.pose_error(x, y) for x, y in zip(a, b, strict=True)])
+
+
+def test_motion_and_vector_are_inverse() -> None:
+    vector = np.array([0.1, -0.2, 0.3, 1.0, 2.0, 3.0])
+    np.testing.assert_allclose(small_motion(motion(vector)), vector, atol=1e-12)
+
+
+def test_a_held_out_stretch_is_brought_back() -> None:
+    refined = path(240)
+    given = drifted(refined)
+    held = np.zeros(240, dtype=bool)
+    held[100:120] = True
+    field = fit_pose_field(refined[~held], given[~held])
+    assert isinstance(field, PoseField)
+    corrected = np.stack([field.correct(p) for p in refined[held]])
+    before, after = errors(refined[held], given[held]), errors(corrected, given[held])
+    assert np.median(before[:, 0]) > 0.04
+    assert np.median(after[:, 0]) < 0.1 * np.median(before[:, 0])
+    assert np.median(after[:, 1]) < 0.1 * np.median(before[:, 1])
+
+
+def test_far_from_all_images_the_mean_motion_remains() -> None:
+    refined = path(120)
+    field = fit_pose_field(refined, drifted(refined))
+    assert field is not None
+    far = np.concatenate([np.eye(3), [[500.0], [0], [0]]], axis=1)
+    np.testing.assert_allclose(field.correct(far), pose.compose(motion(field.mean), far), atol=1e-9)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+def test_no_field_where_the_poses_differ_by_noise_only(noise: float) -> None:
+    refined = path(240)
+    rng = np.random.default_rng(2)
+    given = np.stack([pose.compose(motion(noise * rng.standard_normal(6)), p) for p in refined])
+    assert fit_pose_field(refined, given) is None
+
+
+def test_too_few_images_give_no_field() -> None:
+    refined = path(2 * BLOCKS - 1)
+    assert fit_pose_field(refined, drifted(refined)) is None
+
+
+def test_a_long_path_is_thinned() -> None:
+    refined = path(1500)
+    field = fit_pose_field(refined, drifted(refined, noise=1e-3))
+    assert field is not None
+    assert len(field.anchors) == 600
