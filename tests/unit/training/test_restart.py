@@ -96,13 +96,13 @@ def test_the_second_stage_begins_at_an_epoch_with_its_optimiser_and_reprojects_a
     """Published (G2.25): with --checkpoint N the reprojection still waits for the epoch at which the first stage would have ended."""
     assert train(data_dir) == 0
     run = run_of(data_dir)
-    assert train(data_dir, "--resume_optim", "1", "--checkpoint", "2") == 0
-    assert run.checkpoints() == [1, 2, 3, 4] and run.state()["finished_stages"] == [1, 2]
+    assert train(data_dir, "--resume_optim", "1", "--checkpoint", "1") == 0
+    assert run.checkpoints() == [1, 2, 3] and run.state()["finished_stages"] == [1, 2]
     second = [record for record in steps(run) if record["stage"] == 2]
     assert len(second) == 4 and all("reprojection" in record for record in second)
-    assert [record["epoch"] for record in second] == [2, 2, 3, 3] and second[0]["lr"] == pytest.approx(1e-5)
-    assert json.loads((run.checkpoint(3) / "trainer.json").read_text())["state"]["stage"] == 2
-    assert run.state()["model_epoch"] == 4  # the second stage's, not what the first one left under that number
+    assert [record["epoch"] for record in second] == [1, 1, 2, 2] and second[0]["lr"] == pytest.approx(1e-5)
+    assert json.loads((run.checkpoint(2) / "trainer.json").read_text())["state"]["stage"] == 2
+    assert run.state()["model_epoch"] == 3  # the second stage's last, not the first one's
 
 
 def test_a_killed_beginning_is_finished_by_the_same_command(data_dir, monkeypatch):
