@@ -103,9 +103,13 @@ class _Reading:
         with HlocFeatures(self.path) as reader:
             scene, dropped, hloc_name = self._scene(source, model, reader)
             settings = self._settings(reader, hloc_name)
-            record = {"hloc": self.given.record(), "settings": settings}
+            # Weights may come to this machine later, which changes nothing of the map: what the file says stays.
+            known = {key: value for key, value in settings.items() if key != "weights_sha256"}
+            record = {"hloc": self.given.record(), "settings": known}
             work = self._extract_again if self.given.reextract else self._features
             info = stages.run("features", record, ("features.h5",), lambda: work(scene, model, reader, hloc_name, settings))
+            with FeatureReader(self.folder / "features.h5") as ours:
+                settings = ours.settings
             features = {"name": settings["name"], "settings": settings, "settings_hash": settings_hash(settings)}
             scene = replace(scene, features=features, provenance={**scene.provenance, **self._provenance(info)})
             sfm = stages.run("sfm", {}, ("sfm",), lambda: self._map(scene, model, reader, hloc_name))

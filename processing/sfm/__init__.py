@@ -1,1 +1,1 @@
-"""Structure from motion: pairs, the native pycolmap path, the hloc path."""
+"""Structure from motion: pairs, and the native path through pycolmap."""

@@ -437,6 +437,16 @@ def test_second_run_skips_and_changed_files_are_refused(tmp_path, capsys):
     assert mini.preprocess("--overwrite") == 0
 
 
+def test_weights_that_come_later_change_nothing(tmp_path, monkeypatch):
+    mini = Mini(tmp_path).write()
+    monkeypatch.setenv("D2S_CACHE", str(tmp_path / "cache"))
+    assert mini.preprocess() == 0
+    before = (mini.folder / "scene.json").read_bytes()
+    (tmp_path / "w.pth").write_bytes(b"weights")
+    assert mini.preprocess("--weights", tmp_path / "w.pth") == 0
+    assert (mini.folder / "scene.json").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
