@@ -77,7 +77,7 @@ def _require_configs(keypoints: FeatureFolder, descriptors: FeatureFolder, keypo
         if store.config is not None and {**asdict(store.config), "name": ""} != {**asdict(config), "name": ""}:
             raise SettingsMismatchError(f"{store.folder} holds {store.config}, not {config}.", "Choose another type.")
         _require_settings(store.folder, extractor.settings(), store.config is not None)
-        store.remove_leftovers()
+        store.repair()
         if store.config is None:
             store.write_config(config)
 

@@ -20,7 +20,7 @@ REMEDY = "Delete the archive to extract its features again, or repair it."
 
 
 class AppendableTar:
-    """The members of an archive by name, and a way to add more. Nothing is written before the first `append`."""
+    """The members of an archive by name, and a way to add more. Nothing is written before `append` or `repair`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -42,16 +42,32 @@ class AppendableTar:
             file.seek(offset)
             return file.read(size)
 
+    def repair(self) -> None:
+        """Cut off what a killed process left, and see that `close` writes the end marks it did not come to."""
+        if not self._has_end_marks():
+            self._open()
+
+    def _has_end_marks(self) -> bool:
+        with self.path.open("rb") as file:
+            file.seek(self._end)
+            rest = file.read(tarfile.RECORDSIZE)
+        return len(rest) >= 2 * BLOCK and not any(rest)
+
+    def _open(self) -> BinaryIO:
+        """The file, cut off where the next member goes."""
+        if self._file is None:
+            os.truncate(self.path, self._end)
+            self._file = self.path.open("r+b", buffering=0)
+        return self._file
+
     def append(self, name: str, data: bytes) -> None:
         """Add a member; it is in the file when this returns."""
-        if self._file is None:
-            os.truncate(self.path, self._end)  # end marks, and what a killed process left
-            self._file = self.path.open("r+b", buffering=0)
+        file = self._open()
         info = tarfile.TarInfo(name)
         info.size = len(data)
         header = info.tobuf()
-        self._file.seek(self._end)
-        _write_all(self._file, header + data + bytes(-len(data) % BLOCK))
+        file.seek(self._end)
+        _write_all(file, header + data + bytes(-len(data) % BLOCK))
         self._members[name] = (self._end + len(header), len(data))
         self._end += len(header) + len(data) + -len(data) % BLOCK
 

@@ -179,8 +179,10 @@ class FeatureFolder:
         with atomic_path(self.folder / (name + self.suffix)) as temporary:
             temporary.write_bytes(data)
 
-    def remove_leftovers(self) -> None:
-        """Delete what a killed process could not rename."""
+    def repair(self) -> None:
+        """Delete what a killed process could not rename, and finish the archive that it appended to."""
+        if self._tar is not None:
+            self._tar.repair()
         for path in self.folder.rglob(".*.tmp"):
             if TEMPORARY.fullmatch(path.name):
                 path.unlink(missing_ok=True)
