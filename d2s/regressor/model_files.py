@@ -38,10 +38,16 @@ CHECKPOINT_SUFFIXES = (".tar", ".pth", ".pt", ".ckpt")
 
 
 class TrainedModel:
-    """A network with what it was trained for; a `SceneRegressor`."""
+    """A network with what it was trained for; a `SceneRegressor`.
+
+    `precision` "auto" is float32 for regression: in bf16, coordinates of a room are off by centimetres. Model 3 may use bf16 where the
+    hardware has it, since its coordinates are those of its landmarks.
+    """
 
     def __init__(self, network: Network, info: ModelInfo, device: str | torch.device = "cpu", precision: str = "auto") -> None:
         self.network, self.info, self.device = network.to(device).eval(), info, torch.device(device)
+        if precision == "auto" and isinstance(network, D2SNet):
+            precision = "fp32"
         self.dtype = resolve_precision(precision, self.device)
 
     @torch.inference_mode()
@@ -91,10 +97,7 @@ def _landmark_count(network: Network) -> dict[str, int]:
 
 
 def load_model(path: Path, device: str | torch.device = "cpu", precision: str = "auto") -> TrainedModel:
-    """Load a `model/` folder, a checkpoint folder, or a `.safetensors` file with its `model.json` beside it.
-
-    `precision` "auto" is what the model asks for (`info.extra["precision"]`), else what the hardware is good at.
-    """
+    """Load a `model/` folder, a checkpoint folder, or a `.safetensors` file with its `model.json` beside it."""
     if is_checkpoint_file(path):
         raise InputError(
             f"{path} is a checkpoint of the public code, which does not say for which scene and features it is.",
@@ -116,7 +119,7 @@ def load_model(path: Path, device: str | torch.device = "cpu", precision: str = 
         network.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()})
     except (SafetensorError, RuntimeError) as error:
         raise FormatError(f"{weights} does not fit {DESCRIPTION} beside it: {' '.join(str(error).split())[:300]}.") from None
-    return TrainedModel(network, info, device, info.extra.get("precision", "auto") if precision == "auto" else precision)
+    return TrainedModel(network, info, device, precision)
 
 
 def _require_described(path: Path, checksum: str | None) -> None:

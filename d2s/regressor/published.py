@@ -74,12 +74,9 @@ def read_published(path: Path) -> Published:
 
 
 def load_published(path: Path, scene: Scene, folder: Path, device: str | torch.device = "cpu") -> TrainedModel:
-    """A public checkpoint as a model of a preprocessed scene (`folder` holds its files).
-
-    It computes in float32: its coordinates are plain metres, of which bf16 keeps centimetres only.
-    """
+    """A public checkpoint as a model of a preprocessed scene (`folder` holds its files)."""
     published = read_published(path)
-    return TrainedModel(published.network, published_info(published, path, scene, folder), device, "fp32")
+    return TrainedModel(published.network, published_info(published, path, scene, folder), device)
 
 
 def published_info(published: Published, path: Path, scene: Scene, folder: Path) -> ModelInfo:
@@ -94,7 +91,7 @@ def published_info(published: Published, path: Path, scene: Scene, folder: Path)
         reliability_threshold=THRESHOLDS[published.branch],
         cameras=tuple(dict.fromkeys(format_camera(scene.camera(image)) for image in images)),
         bounds=_bounds(folder, [image.name for image in images]),
-        extra={"precision": "fp32", "published": {"file": Path(path).name, "branch": published.branch, "epoch": published.epoch}},
+        extra={"published": {"file": Path(path).name, "branch": published.branch, "epoch": published.epoch}},
     )
 
 
