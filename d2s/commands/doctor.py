@@ -29,6 +29,7 @@ OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python-head
 EXTRAS = {"serve": "for d2s serve, not in this version yet", "distributed": "for d2s run, not in this version yet"}
 HLOC_CLONES = ("Hierarchical-Localization", "Hierarchical_Localization")
 HLOC_HELP = "optional; --sfm auto takes the native path (third_party/README.md says how to get it)"
+HLOC_SUBMODULE = "SuperGluePretrainedNetwork"
 HLOC_FILE = "extract_features.py"
 """Tells hloc from another package of that name, our own `processing/hloc` among them."""
 WIDTH = 26
@@ -178,7 +179,11 @@ def find_hloc() -> Path | None:
 def hloc() -> Finding:
     """Where hloc is; it is never necessary."""
     found = find_hloc()
-    return Finding("hloc", f"found in {found}" if found else f"not found: {HLOC_HELP}")
+    if found is None:
+        return Finding("hloc", f"not found: {HLOC_HELP}")
+    complete = (found / "third_party" / HLOC_SUBMODULE / "models").is_dir()
+    lacks = "" if complete else f"; without its submodule {HLOC_SUBMODULE}, which its SuperPoint and SuperGlue need"
+    return Finding("hloc", f"found in {found}{lacks}")
 
 
 def features() -> Iterator[Finding]:

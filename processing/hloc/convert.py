@@ -26,20 +26,20 @@ def convert(
     keypoints: Mapping[str, ArrayLike],
     hloc_name: Mapping[str, str],
     new_row: Rows,
-    refine: bool,
+    refine: bool | None = None,
 ) -> pycolmap.Reconstruction:
     """Our model of the training images from hloc's.
 
     `keypoints` (N, 2): of our features, by our image name. `hloc_name`: hloc's name of each of our images. `new_row` (M,): for each
-    keypoint of hloc's model the row of our features, -1 where we did not keep it. Points keep at least two images. With `refine`, or
-    where an image (of validation or test, say) was taken out, points are optimised anew at fixed poses, so that nothing of it stays.
+    keypoint of hloc's model the row of our features, -1 where we did not keep it. Points keep at least two images. `refine`: optimise
+    points anew at fixed poses; None does so where an image (of validation or test, say) was taken out, so that nothing of it stays.
     """
     point, image, row = _observations(model, train, hloc_name, new_row)
     if len(point) == 0:
         raise ReconstructionError("No 3D point of hloc's model is seen by the training images.", "Check that both are of one scene.")
     ours = posed_model(train, keypoints)
     _add_points(ours, model, point, image, row)
-    if refine or ours.compute_num_observations() < model.compute_num_observations():
+    if refine or (refine is None and ours.compute_num_observations() < model.compute_num_observations()):
         refine_points(ours)
     ours.update_point_3d_errors()
     return ours

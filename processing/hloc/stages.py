@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -38,6 +39,10 @@ logger = logging.getLogger(__name__)
 
 NO_POSE = "not in hloc's SfM model"
 NO_FEATURES = "not in hloc's feature file"
+SAME_COUNT = (3, 0.1)
+"""Images, at least, and share of all images that have the same number of keypoints: it was a limit then."""
+DEPTH = "+depth"
+"""Ends the name of a model whose points hloc moved to rendered depth."""
 
 
 @dataclass(frozen=True)
@@ -231,8 +236,7 @@ class _Reading:
         rows = {
             image.name: self._new_rows(image.name, reader.places(hloc_name[image.name]), keypoints[image.name]) for image in train.images
         }
-        refine = self.given.reextract or any(precision.is_half(reader.keypoints(hloc_name[image.name])) for image in train.images[:1])
-        made = convert(model, train, keypoints, hloc_name, rows, refine)
+        made = convert(model, train, keypoints, hloc_name, rows, self._refine(reader, hloc_name[train.images[0].name]))
         save_model(made, self.folder / "sfm")
         return {
             "made_by": "hloc",
@@ -240,6 +244,12 @@ class _Reading:
             "points_of_hloc": model.num_points3D(),
             "mean_reprojection_error": made.compute_mean_reprojection_error(),
         }
+
+    def _refine(self, reader: HlocFeatures, name: str) -> bool | None:
+        """Whether points are to be optimised at our keypoints; never those that depth images moved off the rays' meeting points."""
+        if self.model_path.name.endswith(DEPTH):
+            return False
+        return True if self.given.reextract or precision.is_half(reader.keypoints(name)) else None
 
     def _new_rows(self, name: str, raw: RawFeatures, ours: NDArray[np.float32]) -> NDArray[np.int64]:
         """For each row of the file its row in ours, (M, 2) keypoints, -1 where it was left out."""
@@ -259,10 +269,12 @@ class _Seen:
     def __init__(self) -> None:
         self.most, self.largest_loss, self.difference, self.reduced, self.unrestored = 0, 0.0, 0.0, 0, 0
         self.images, self.half = 0, 0
+        self.counts: Counter[int] = Counter()
 
     def add(self, raw: RawFeatures, difference: float, restored: bool) -> None:
         self.images += 1
         self.most = max(self.most, len(raw))
+        self.counts[len(raw)] += 1
         self.difference = max(self.difference, difference)
         self.half += precision.is_half(raw.keypoints)
         loss = precision.largest_loss(raw.keypoints)
@@ -281,6 +293,10 @@ class _Seen:
                 "%s holds keypoints in half precision: up to %.2f px lost at this image width (the model differs by up to %.2f px); %s.",
                 path, self.largest_loss, self.difference, way,
             )  # fmt: skip
+        limits = sorted(count for count, images in self.counts.items() if images >= max(SAME_COUNT[0], SAME_COUNT[1] * self.images))
+        if len(limits) > 1:
+            text = ", ".join(f"{self.counts[count]} images have exactly {count}" for count in limits)
+            logger.warning("%s seems to be of several runs with different limits: %s keypoints. Extract again with overwrite.", path, text)
         if self.most > num_keypoints:
             logger.info("Of up to %d keypoints per image the best %d are taken.", self.most, num_keypoints)
         elif self.most < num_keypoints:

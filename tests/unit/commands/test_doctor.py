@@ -123,6 +123,9 @@ def test_hloc_is_found_installed_or_cloned(monkeypatch: pytest.MonkeyPatch, tmp_
     (clone / "hloc").mkdir(parents=True)
     (clone / "hloc" / "extract_features.py").touch()
     assert doctor.find_hloc() == clone
+    assert "without its submodule SuperGluePretrainedNetwork" in doctor.hloc().text
+    (clone / "third_party" / "SuperGluePretrainedNetwork" / "models").mkdir(parents=True)
+    assert doctor.hloc().text == f"found in {clone}"
     elsewhere = tmp_path / "installed"
     (elsewhere / "hloc").mkdir(parents=True)
     (elsewhere / "hloc" / "extract_features.py").touch(), (elsewhere / "hloc" / "__init__.py").touch()

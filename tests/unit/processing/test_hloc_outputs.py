@@ -299,6 +299,26 @@ def test_plain_model_comes_before_depth_corrected_and_reference_models(tmp_path)
     assert chosen.sfm.name.endswith("+depth")
 
 
+def test_points_that_depth_corrected_stay_where_they_are(tmp_path):
+    mini = Mini(tmp_path, mapped=NAMES)
+    mini.write(sfm="sfm_superpoint+superglue+depth")
+    moved = pycolmap.Reconstruction(str(mini.hloc / "sfm_superpoint+superglue+depth"))
+    for point in moved.points3D.values():
+        point.xyz = point.xyz + np.array([0.0, 0.002, 0.004])
+    moved.write_binary(str(mini.hloc / "sfm_superpoint+superglue+depth"))
+    mini.points = mini.points + np.array([0.0, 0.002, 0.004])
+    assert mini.preprocess() == 0
+    mini.check_labels(tolerance=1e-4)
+
+
+def test_feature_file_of_two_runs_is_noticed(tmp_path, capsys):
+    mini = Mini(tmp_path, clutter=400)
+    for k, name in enumerate(NAMES):
+        mini.rows[name] = tuple(values[: 500 if k % 2 else 600] for values in mini.rows[name])
+    assert mini.write().preprocess() == 0
+    assert "7 images have exactly 500, 7 images have exactly 600 keypoints" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("made", "given"),
     [
