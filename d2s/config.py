@@ -77,9 +77,11 @@ class OptimizationConfig:
     lr_add_unlabel: float = option(5e-5, "learning rate of the third stage", above=0)
     weight_decay: float = option(5e-4, "weight decay (L2 in adam, decoupled in adamw)", low=0)
     schedule: str = option(
-        "milestones", "milestones: times lr_decay at each fifth of a stage, published", choices=("milestones", "cosine", "onecycle")
+        "milestones",
+        "milestones: times lr_decay at each fifth of a stage, published; shrink: times 1 - lr_decay at each seventh, published later",
+        choices=("milestones", "shrink", "cosine", "onecycle"),
     )
-    lr_decay: float = option(0.5, "factor of each milestone", above=0, high=1)
+    lr_decay: float = option(0.5, "factor of each milestone (shrink: what each step takes away)", above=0, high=1)
     warmup: float = option(0.05, "share of a stage over which cosine and onecycle rise", low=0, high=0.9)
     grad_clip: float = option(0.0, "clip the gradient's norm to this; 0: no clipping", low=0)
 

@@ -93,3 +93,15 @@ def test_recipes_are_found_by_name_in_a_checkout_and_in_an_installed_package(tmp
     assert find_recipe("elsewhere/fast.ini") == Path("elsewhere/fast.ini")
     (tmp_path / "fast.ini").write_text("[model]\nmodel = 2\n", encoding="utf-8")
     assert find_recipe("fast.ini") == Path("fast.ini")
+
+
+def test_published_recipes_have_the_published_values():
+    first, second = (load_recipe(CONFIGS / f"configsV{number}.ini") for number in (1, 2))
+    assert (first.model.model, first.training.batch_size, first.optimization.lr_decay, first.loss.coef_lrepr_unlabel) == (1, 8, 0.6, 0.1)
+    assert (second.model.model, second.training.batch_size, second.optimization.lr_decay, second.loss.coef_lrepr_unlabel) == (2, 1, 0.5, 10)
+    for recipe in (first, second):
+        rates = recipe.optimization
+        assert (rates.opt, rates.lr, rates.lr_add, rates.lr_add_unlabel, rates.weight_decay) == ("adam", 1e-4, 1e-5, 5e-5, 5e-4)
+        lengths = recipe.training
+        assert (lengths.n_iters, lengths.n_iters_add, lengths.n_iters_unlabel_add) == (300000, 100000, 50000)
+        assert (recipe.loss.coef_lrepr, recipe.loss.reprojection_stage, recipe.loss.reprojection_mask) == (10, 2, "labelled")

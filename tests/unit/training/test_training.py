@@ -238,6 +238,11 @@ def test_milestones_halve_the_rate_at_each_fifth():
     assert learning_rate(OptimizationConfig(lr_add=3.0), 0.0, stage=2) == 3.0
 
 
+def test_shrinking_takes_a_share_away_at_each_seventh():
+    config = OptimizationConfig(lr=1.0, lr_decay=0.25, schedule="shrink")
+    assert [learning_rate(config, p) for p in (0, 1 / 7, 0.5, 1.0)] == pytest.approx([1, 0.75, 0.75**3, 0.75**6])
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "onecycle"])
 def test_smooth_schedules_rise_to_the_peak_and_end_near_zero(schedule):
     config = OptimizationConfig(lr=2.0, schedule=schedule, warmup=0.1)
