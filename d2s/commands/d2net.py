@@ -18,7 +18,7 @@ ACTIONS: dict[str, tuple[str, str]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One sub-command per action."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=Parser)
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=Parser, help="what to do:")
     for name, (path, help) in ACTIONS.items():
         module = importlib.import_module(path)
         action = actions.add_parser(name, help=help, description=module.__doc__)
