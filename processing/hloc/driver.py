@@ -186,7 +186,17 @@ class Driver:
         }[kind]
         short = {"covisibility": "covis", "retrieval": self.options.global_conf}.get(kind, kind)
         record = {"kind": kind, "count": count, "poses": poses_hash(train), "features": _note_of(features), **self._pair_sources(kind)}
-        return self._make(f"pairs-db-{short}{count}.txt", record, work)
+        names = {image.name for image in train.images}
+        return self._make(f"pairs-db-{short}{count}.txt", record, lambda path: self._restricted(work, names, path))
+
+    @staticmethod
+    def _restricted(work: Callable[[Path], object], train: set[str], path: Path) -> None:
+        """Pairs as `work` writes them, of training images alone: a reference model may hold others."""
+        work(path)
+        pairs = [pair for pair in read_pairs(path) if set(pair) <= train]
+        if not pairs:
+            raise InputError("hloc found no pair of two training images.", f"Choose another of --hloc_pairs: {', '.join(PAIRS)}.")
+        write_pairs(path, pairs)
 
     def _pair_sources(self, kind: str) -> dict[str, Any]:
         return {"reference": str(self.options.reference)} if kind == "covisibility" else {}

@@ -17,7 +17,18 @@ from d2s.commands.options import Parser, add_logging
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
-EXPECTED = ("datasets", "design_decisions", "extra_images", "file_formats", "first_map", "hloc", "method", "own_data", "public_datasets", "self_update")
+EXPECTED = (
+    "datasets",
+    "design_decisions",
+    "extra_images",
+    "file_formats",
+    "first_map",
+    "hloc",
+    "method",
+    "own_data",
+    "public_datasets",
+    "self_update",
+)
 
 FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")

@@ -164,6 +164,19 @@ def test_files_are_made_anew_only_when_their_settings_change(tmp_path):
     assert (tmp_path / "b.h5").read_text() == "the user's"
 
 
+def test_pairs_are_of_training_images_alone(tmp_path):
+    write_pairs(tmp_path / "given.txt", [("a", "b"), ("a", "query"), ("b", "c")])
+    driver = Driver(DriveOptions("sift", 100, pairs=str(tmp_path / "given.txt")), tmp_path)
+    made = driver._given_pairs(tmp_path / "given.txt", {"a", "b", "c"})
+    assert read_pairs(made) == [("a", "b"), ("b", "c")]
+    driver._restricted(lambda path: write_pairs(path, [("a", "query"), ("b", "a")]), {"a", "b"}, tmp_path / "covis.txt")
+    assert read_pairs(tmp_path / "covis.txt") == [("b", "a")]
+    with pytest.raises(InputError, match="no pair of two training images"):
+        driver._restricted(lambda path: write_pairs(path, [("a", "query")]), {"a", "b"}, tmp_path / "covis.txt")
+    with pytest.raises(MissingFileError, match="is not a file"):
+        driver._given_pairs(tmp_path / "nothing.txt", {"a"})
+
+
 def test_what_breaks_off_leaves_nothing(tmp_path):
     driver = Driver(DriveOptions("sift", 100), tmp_path)
 
