@@ -37,7 +37,12 @@ class ModelConfig:
     head_widths: tuple[int, ...] = option((512, 1024, 1024, 512), "hidden layers of the coordinate MLP", low=1, high=16384)
     norm: str = option("none", "normalisation inside blocks and MLP; published: none", choices=("none", "layer"))
     reliability: str = option("inverse", "inverse: r = 1/(1+100|u|), published; sigmoid: r = 1/(1+exp(-u))", choices=("inverse", "sigmoid"))
-    landmarks: int = option(6000, "landmarks of model 3; about 2 bytes per descriptor channel each", low=50, high=1000000)
+    landmarks: int = option(
+        6000, "landmarks of model 3 that every keypoint is compared with; 2 bytes per descriptor channel each", low=50, high=1000000
+    )
+    dense_mb: float = option(
+        0.0, "MB of further landmarks, compared only where a first pose predicts them; 1 byte per descriptor channel each; 0: none", low=0
+    )
     normalize_targets: bool = option(False, "regress coordinates centred and scaled by the scene's statistics; published: raw metres")
 
 

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ from d2s.errors import InputError
 from d2s.features.base import Extractor, LocalFeatures
 from d2s.geometry.camera import parse_camera
 from d2s.localization.base import PoseEstimator
+from d2s.localization.guided import refine_by_map
 from d2s.localization.result import LocalizationResult
 from d2s.localization.table import DEFAULT_ESTIMATOR, make_estimator
-from d2s.regressor.base import SceneRegressor
+from d2s.regressor.base import HasLandmarks, SceneRegressor
 
 MIN_KEPT = 50  # when fewer keypoints are reliable, the most reliable ones up to this number go to PnP
 
@@ -135,7 +137,24 @@ class Localizer:
         inliers = np.zeros(len(features), dtype=bool)
         inliers[np.flatnonzero(used)[found.inliers]] = True
         estimate = (found.success, self._in_world(found.cam_from_world), found.reason)
-        return LocalizationResult(*estimate, ms, features.keypoints, xyz, reliability, used, inliers, found.cam_from_world)
+        result = LocalizationResult(*estimate, ms, features.keypoints, xyz, reliability, used, inliers, found.cam_from_world)
+        with _timed(ms, "guided"):
+            result = self._look_again(result, features, camera)
+        ms["pnp"] += ms.pop("guided")
+        return result
+
+    def _look_again(self, result: LocalizationResult, features: LocalFeatures, camera: pycolmap.Camera) -> LocalizationResult:
+        """A pose from all landmarks of the map, where the network has such and they support the pose that was found."""
+        landmarks = self.regressor.landmark_map() if isinstance(self.regressor, HasLandmarks) else None
+        if result.cam_from_map is None or landmarks is None:
+            return result
+        guided = refine_by_map(result.cam_from_map, features, landmarks, camera, self.estimator.max_error)
+        if guided is None or guided.inliers.sum() < result.num_inliers:
+            return result
+        xyz, used, inliers = result.xyz.copy(), result.used.copy(), np.zeros(len(features), dtype=bool)
+        xyz[guided.rows], used[guided.rows], inliers[guided.rows] = guided.xyz, True, guided.inliers
+        pose = guided.cam_from_map
+        return replace(result, cam_from_world=self._in_world(pose), cam_from_map=pose, xyz=xyz, used=used, inliers=inliers)
 
     def _in_world(self, cam_from_map: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
         """The pose in the frame of the poses that the map was made from."""

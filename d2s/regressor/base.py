@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from d2s.features.base import LocalFeatures
 from d2s.geometry.pose_field import PoseField
+from d2s.regressor.dense_landmarks import LandmarkMap
 
 
 @dataclass(frozen=True)
@@ -44,4 +45,13 @@ class SceneRegressor(Protocol):
 
     def predict(self, features: LocalFeatures) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Scene coordinates (N, 3) in the scene's unit and reliabilities (N,) in [0, 1] of the features of one image."""
+        ...
+
+
+@runtime_checkable
+class HasLandmarks(Protocol):
+    """A network that may know more landmarks than it compares every keypoint with."""
+
+    def landmark_map(self) -> LandmarkMap | None:
+        """Landmarks to look for where a first pose predicts them; None for a network without such."""
         ...

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from d2s.config import ModelConfig
+from d2s.regressor.dense_landmarks import DenseLandmarks
 from d2s.regressor.network import AttentionBlock
 
 INITIAL_SCALE, INITIAL_THRESHOLD = 30.0, 0.75
@@ -31,7 +32,7 @@ class LandmarkNet(nn.Module):
 
     xyz: Tensor
 
-    def __init__(self, config: ModelConfig, descriptor_dim: int, count: int) -> None:
+    def __init__(self, config: ModelConfig, descriptor_dim: int, count: int, dense: int = 0) -> None:
         super().__init__()
         self.config, self.descriptor_dim, self.count = config, descriptor_dim, count
         self.enter = nn.Linear(descriptor_dim, config.width)
@@ -43,6 +44,7 @@ class LandmarkNet(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
         self.threshold = nn.Parameter(torch.tensor(INITIAL_THRESHOLD))
         self.register_buffer("xyz", torch.zeros(count, 3))
+        self.dense = DenseLandmarks(dense, descriptor_dim)
 
     def refine(self, descriptors: Tensor, mask: Tensor | None = None) -> Tensor:
         """Unit descriptors (B, N, D) refined in the context of their image; the same as the input before training."""

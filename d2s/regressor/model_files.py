@@ -19,6 +19,7 @@ from d2s.errors import ConfigError, FormatError, InputError, MissingFileError
 from d2s.features.base import LocalFeatures
 from d2s.features.weights import sha256_of
 from d2s.regressor.base import ModelInfo
+from d2s.regressor.dense_landmarks import LandmarkMap
 from d2s.regressor.landmarks import LandmarkNet
 from d2s.regressor.network import D2SNet
 from d2s.regressor.pose_field_file import load_pose_field, save_pose_field
@@ -30,7 +31,7 @@ WEIGHTS, DESCRIPTION, POSE_FIELD = "model.safetensors", "model.json", "pose_fiel
 
 
 Network = D2SNet | LandmarkNet
-EXACT = ("center", "scale", "xyz", "log_scale", "threshold")
+EXACT = ("center", "scale", "xyz", "dense.xyz", "dense.min_similarity", "log_scale", "threshold")
 """Tensors kept in float32: coordinates (a place may lie far from its origin) and single numbers."""
 
 CHECKPOINT_SUFFIXES = (".tar", ".pth", ".pt", ".ckpt")
@@ -49,6 +50,13 @@ class TrainedModel:
         if precision == "auto" and isinstance(network, D2SNet):
             precision = "fp32"
         self.dtype = resolve_precision(precision, self.device)
+        self._map: LandmarkMap | None = None
+
+    def landmark_map(self) -> LandmarkMap | None:
+        """The landmarks for a second look, None where the network has none."""
+        if self._map is None and isinstance(self.network, LandmarkNet) and len(self.network.dense):
+            self._map = self.network.dense.read()
+        return self._map
 
     @torch.inference_mode()
     def predict(self, features: LocalFeatures) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -76,7 +84,7 @@ def save_model(folder: Path, network: Network, info: ModelInfo, exact: bool = Fa
 def write_model(folder: Path, network: Network, info: ModelInfo, exact: bool = False) -> None:
     """Write the two files into a folder that exists."""
     tensors = {
-        name: tensor.detach().cpu().to(torch.float32 if exact or name in EXACT else torch.float16).contiguous()
+        name: _stored(name, tensor.detach().cpu(), exact).contiguous()
         for name, tensor in network.state_dict().items()
     }
     save_file(tensors, folder / WEIGHTS)
@@ -92,8 +100,15 @@ def write_model(folder: Path, network: Network, info: ModelInfo, exact: bool = F
     write_json(folder / DESCRIPTION, description)
 
 
+def _stored(name: str, tensor: torch.Tensor, exact: bool) -> torch.Tensor:
+    """Codes stay bytes, coordinates and single numbers single precision; the rest is halved unless `exact`."""
+    if not tensor.is_floating_point():
+        return tensor
+    return tensor.to(torch.float32 if exact or name in EXACT else torch.float16)
+
+
 def _landmark_count(network: Network) -> dict[str, int]:
-    return {"landmarks": network.count} if isinstance(network, LandmarkNet) else {}
+    return {"landmarks": network.count, "dense": len(network.dense)} if isinstance(network, LandmarkNet) else {}
 
 
 def load_model(path: Path, device: str | torch.device = "cpu", precision: str = "auto") -> TrainedModel:
@@ -144,8 +159,9 @@ def _from_description(value: Any, path: Path) -> tuple[Network, ModelInfo]:
         network = dict(value["network"])
         descriptor_dim = network.pop("descriptor_dim")
         landmarks = network.pop("landmarks")  # their true number, which may be below what a recipe may ask for
+        dense = network.pop("dense", 0)
         config = load_recipe(None, (), {f"model.{key}": _tuple(entry) for key, entry in network.items()}).model
-        made = LandmarkNet(config, descriptor_dim, landmarks) if config.model == 3 else D2SNet(config, descriptor_dim)
+        made = LandmarkNet(config, descriptor_dim, landmarks, dense) if config.model == 3 else D2SNet(config, descriptor_dim)
         return made, _info(value["info"])
     except (KeyError, TypeError, RuntimeError, ConfigError) as error:
         raise FormatError(f"{path} is damaged ({type(error).__name__}: {' '.join(str(error).split())}).", "Train again.") from None

@@ -11,11 +11,16 @@ from torch.nn import functional
 
 from d2s.config import Recipe
 from d2s.geometry.torch_camera import TorchCameras
+from d2s.regressor.dense_landmarks import count_for
 from d2s.regressor.landmarks import LandmarkNet, select_landmarks
 from d2s.regressor.model_files import Network
 from d2s.regressor.network import D2SNet
 from d2s.training.data import TrainingSet
 from d2s.training.objective import LandmarkObjective, Objective, RegressionObjective
+
+SAMPLED_IMAGES = 50
+DISSIMILAR = 0.05
+"""Share of the keypoints that may look less like their landmark than what a query must reach."""
 
 
 def make_network(recipe: Recipe, data: TrainingSet) -> Network:
@@ -34,26 +39,52 @@ def make_network(recipe: Recipe, data: TrainingSet) -> Network:
 
 def _landmark_network(recipe: Recipe, data: TrainingSet) -> LandmarkNet:
     """Landmarks with the mean descriptor and the coordinate of their SfM points."""
-    chosen = _chosen_points(recipe, data)
-    network = LandmarkNet(recipe.model, data.descriptor_dim, len(chosen))
-    of_point = _landmark_of_point(chosen, data.num_points)
-    landmark = torch.where(data.valid, of_point[data.point.clamp(min=0)], -1)
-    total = torch.zeros(len(chosen), data.descriptor_dim)
-    for image in range(data.num_real):  # image by image: all descriptors at once would double the memory
-        rows = landmark[image] >= 0
-        total.index_add_(0, landmark[image, rows], functional.normalize(data.descriptors[image, rows].float(), dim=-1))
-        network.xyz[landmark[image, rows]] = data.xyz[image, rows]
-    network.landmarks.data.copy_(functional.normalize(total, dim=-1))
+    chosen = _chosen_points(recipe.model.landmarks, data)
+    dense = _chosen_points(count_for(recipe.model.dense_mb, data.descriptor_dim), data)
+    network = LandmarkNet(recipe.model, data.descriptor_dim, len(chosen), len(dense))
+    descriptors, xyz = _means(chosen, data)
+    network.landmarks.data.copy_(descriptors)
+    network.xyz.copy_(xyz)
+    if len(dense):
+        descriptors, xyz = _means(dense, data)
+        network.dense.fill(descriptors, xyz, _least_similarity(dense, descriptors, data))
     return network
 
 
-def _chosen_points(recipe: Recipe, data: TrainingSet) -> Tensor:
-    """SfM points that become landmarks: a pure function of recipe and data, so a resumed run finds the same ones.
+def _means(chosen: Tensor, data: TrainingSet) -> tuple[Tensor, Tensor]:
+    """Mean descriptors (M, D), of unit length, and coordinates (M, 3) of the chosen points."""
+    landmark = _landmark_of_row(chosen, data)
+    total, xyz = torch.zeros(len(chosen), data.descriptor_dim), torch.zeros(len(chosen), 3)
+    for image in range(data.num_real):  # image by image: all descriptors at once would double the memory
+        rows = landmark[image] >= 0
+        total.index_add_(0, landmark[image, rows], functional.normalize(data.descriptors[image, rows].float(), dim=-1))
+        xyz[landmark[image, rows]] = data.xyz[image, rows]
+    return functional.normalize(total, dim=-1), xyz
+
+
+def _landmark_of_row(chosen: Tensor, data: TrainingSet) -> Tensor:
+    """Landmark (images, K) of every keypoint, -1 for none."""
+    return torch.where(data.valid, _landmark_of_point(chosen, data.num_points)[data.point.clamp(min=0)], -1)
+
+
+def _least_similarity(chosen: Tensor, descriptors: Tensor, data: TrainingSet) -> float:
+    """The similarity that all but a few keypoints of the mapping images have with their own landmark."""
+    landmark = _landmark_of_row(chosen, data)
+    found = []
+    for image in range(0, data.num_real, max(1, data.num_real // SAMPLED_IMAGES)):
+        rows = landmark[image] >= 0
+        own = functional.normalize(data.descriptors[image, rows].float(), dim=-1)
+        found.append((own * descriptors[landmark[image, rows]]).sum(dim=-1))
+    return float(torch.cat(found).quantile(DISSIMILAR))
+
+
+def _chosen_points(count: int, data: TrainingSet) -> Tensor:
+    """At most `count` SfM points that become landmarks: a pure function of the data, so a resumed run finds the same ones.
 
     Extra images have no say: every stage may add others, and the landmarks must stay.
     """
     image, row = torch.nonzero(data.valid[: data.num_real], as_tuple=True)
-    points = select_landmarks(image.numpy(), data.point[image, row].numpy(), data.num_real, data.num_points, recipe.model.landmarks)
+    points = select_landmarks(image.numpy(), data.point[image, row].numpy(), data.num_real, data.num_points, count)
     return torch.from_numpy(points)
 
 

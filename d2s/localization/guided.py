@@ -1,0 +1,83 @@
+"""The second look: with a first pose, every keypoint is compared with the landmarks that should appear near it.
+
+Against the whole map a keypoint needs a landmark that beats all others; near its predicted place it only needs to look like it. So a few
+thousand landmarks find the pose, and all of the map's landmarks make it precise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pycolmap
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from d2s.features.base import LocalFeatures
+from d2s.geometry import pose
+from d2s.geometry.camera import project
+from d2s.localization.correspondences import Correspondences
+from d2s.localization.refine import find_inliers, refine_pose
+from d2s.regressor.dense_landmarks import LandmarkMap
+
+Array = NDArray[np.float64]
+RADII = (1.6, 0.5)
+"""Where landmarks are looked for around their predicted places, in units of the inlier threshold: wide first, then close."""
+NEIGHBOURS = 8
+"""Keypoints that a landmark is compared with at most, the nearest ones."""
+FEWEST = 12
+
+
+@dataclass(frozen=True)
+class Guided:
+    """A refined pose (3, 4), and which keypoints `rows` (K,) show which scene points `xyz` (K, 3); `inliers` (K,) agree with the pose."""
+
+    cam_from_map: Array
+    rows: NDArray[np.int64]
+    xyz: Array
+    inliers: NDArray[np.bool_]
+
+
+def refine_by_map(
+    first: Array, features: LocalFeatures, landmarks: LandmarkMap, camera: pycolmap.Camera, max_error: float
+) -> Guided | None:
+    """The pose with all landmarks that agree with the first one; None where fewer than FEWEST do."""
+    tree = cKDTree(features.keypoints)
+    descriptors = _unit(np.asarray(features.descriptors, dtype=np.float32))
+    current = first
+    for radius in RADII:
+        rows, index = matches_near(current, tree, descriptors, landmarks, camera, radius * max_error)
+        if len(rows) < FEWEST:
+            return None
+        points = Correspondences.clean(features.keypoints[rows], landmarks.xyz[index], camera, None)
+        current = refine_pose(current, points, radius * max_error)
+    inliers = points.scatter(find_inliers(current, points, max_error))
+    return Guided(current, rows, landmarks.xyz[index], inliers)
+
+
+def matches_near(
+    cam_from_map: Array, tree: cKDTree, descriptors: NDArray[np.float32], landmarks: LandmarkMap, camera: pycolmap.Camera, radius: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Keypoints and landmarks (K,), (K,) within `radius` pixels of each other that are each other's most similar ones there."""
+    local = pose.transform(cam_from_map, landmarks.xyz)
+    pixels, _ = project(camera, local)
+    size = np.array([camera.width, camera.height])
+    seen = np.flatnonzero((local[:, 2] > 0) & (pixels > -radius).all(axis=1) & (pixels < size + radius).all(axis=1))
+    distance, near = tree.query(pixels[seen], k=min(NEIGHBOURS, tree.n), distance_upper_bound=radius)
+    which, column = np.nonzero(np.isfinite(distance.reshape(len(seen), -1)))
+    rows, index = near.reshape(len(seen), -1)[which, column], seen[which]
+    similarity = np.einsum("kd,kd->k", descriptors[rows], landmarks.descriptors[index])
+    enough = similarity >= landmarks.min_similarity
+    rows, index, similarity = rows[enough], index[enough], similarity[enough]
+    order = np.argsort(-similarity, kind="stable")
+    best = np.intersect1d(_first_of_each(rows, order), _first_of_each(index, order))
+    return rows[best].astype(np.int64), index[best].astype(np.int64)
+
+
+def _first_of_each(values: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each value comes first in an order."""
+    return order[np.unique(values[order], return_index=True)[1]]
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
