@@ -18,6 +18,7 @@ from d2s.commands.options import Parser, add_logging
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 EXPECTED = (
+    "d2net",
     "datasets",
     "design_decisions",
     "extra_images",
