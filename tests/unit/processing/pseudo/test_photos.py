@@ -94,7 +94,7 @@ def test_camera_comes_from_list_then_option_then_scene_then_exif(scene, tmp_path
     focal = {image.name: found.camera(image).mean_focal_length() for image in found.images}
     assert focal == {"alike.jpg": 62, "exif.jpg": pytest.approx(36 / np.hypot(36, 24) * 100)}
     assert {image.name: image.reason.split(":")[0] for image in dropped} == {"broken.jpg": "unreadable", "unknown.jpg": "unknown camera"}
-    listed = write(tmp_path / "l.txt", "unknown.jpg SIMPLE_PINHOLE 80 60 77 40 30", "exif.jpg", "alike.jpg")
+    listed = write(tmp_path / "l.txt", "# photos", "unknown.png SIMPLE_PINHOLE 80 60 77 40 30", "exif.jpg", "alike.jpg")
     options = PhotoOptions(folder=folder, names=listed, camera="SIMPLE_PINHOLE 80 60 88 40 30")
     found, dropped = find_photos(scene, options)
     assert {image.name: found.camera(image).params[0] for image in found.images} == {"unknown.jpg": 77, "exif.jpg": 88}
