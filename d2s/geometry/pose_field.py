@@ -23,12 +23,12 @@ MOST_ANCHORS = 600
 """Mapping images that the field is built on: 70 kB of a model."""
 MOST_TRIED = 300
 """Of these, the images on which the length scales are tried."""
-BLOCKS = 12
+BLOCKS = (6, 12)
 """Stretches of the mapping images that cross-validation holds out, one at a time: neighbours of a video would hide every error."""
 LENGTHS = (0.6, 1.2, 2.4)
 """Length scales to choose from, as multiples of the typical distance of a camera from the middle of all."""
-ANGLES_DEG = (20.0, 40.0)
-NOISES = (0.01, 0.1)
+ANGLES_DEG = (20.0, 40.0, 80.0)
+NOISES = (0.01, 0.1, 1.0)
 WORTH = 0.9
 """A field is kept when cross-validation finds its error below this share of the error without it."""
 
@@ -58,7 +58,7 @@ def fit_pose_field(refined: ArrayLike, given: ArrayLike) -> PoseField | None:
     None where cross-validation over held-out stretches finds no use in it: the poses are equal, or differ by noise.
     """
     refined, given = np.asarray(refined, dtype=np.float64), np.asarray(given, dtype=np.float64)
-    if len(refined) < 2 * BLOCKS:
+    if len(refined) < 2 * max(BLOCKS):
         return None
     chosen = np.unique(np.linspace(0, len(refined) - 1, min(len(refined), MOST_ANCHORS)).astype(int))
     anchors, targets = refined[chosen], given[chosen]
@@ -86,14 +86,19 @@ def typical_distance(poses: Array) -> float:
 
 
 def held_out_error(likeness: Array, motions: Array, noise: float, unit: float) -> float:
-    """Mean size of what a field leaves of the motions (K, 6) on stretches of the path that it was not fitted to."""
+    """Mean size of what a field leaves of the motions (K, 6) on stretches of the path that it was not fitted to, short and long ones."""
+    return float(np.mean([_size(left_over(likeness, motions, noise, blocks), unit) for blocks in BLOCKS]))
+
+
+def left_over(likeness: Array, motions: Array, noise: float, blocks: int) -> Array:
+    """What is left of each motion (K, 6) after a field that was fitted without its stretch of the path."""
     left = np.empty_like(motions)
-    for held in np.array_split(np.arange(len(motions)), BLOCKS):
+    for held in np.array_split(np.arange(len(motions)), blocks):
         rest = np.setdiff1d(np.arange(len(motions)), held)
         mean = motions[rest].mean(axis=0)
         weights = _solve(likeness[np.ix_(rest, rest)], motions[rest] - mean, noise)
         left[held] = motions[held] - mean - likeness[np.ix_(held, rest)] @ weights
-    return _size(left, unit)
+    return left
 
 
 def _size(motions: Array, unit: float) -> float:

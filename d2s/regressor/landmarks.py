@@ -44,7 +44,7 @@ class LandmarkNet(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
         self.threshold = nn.Parameter(torch.tensor(INITIAL_THRESHOLD))
         self.register_buffer("xyz", torch.zeros(count, 3))
-        self.dense = DenseLandmarks(dense, descriptor_dim)
+        self.dense = DenseLandmarks(dense, descriptor_dim) if dense else None
 
     def refine(self, descriptors: Tensor, mask: Tensor | None = None) -> Tensor:
         """Unit descriptors (B, N, D) refined in the context of their image; the same as the input before training."""

@@ -54,7 +54,7 @@ class TrainedModel:
 
     def landmark_map(self) -> LandmarkMap | None:
         """The landmarks for a second look, None where the network has none."""
-        if self._map is None and isinstance(self.network, LandmarkNet) and len(self.network.dense):
+        if self._map is None and isinstance(self.network, LandmarkNet) and self.network.dense is not None:
             self._map = self.network.dense.read()
         return self._map
 
@@ -83,10 +83,7 @@ def save_model(folder: Path, network: Network, info: ModelInfo, exact: bool = Fa
 
 def write_model(folder: Path, network: Network, info: ModelInfo, exact: bool = False) -> None:
     """Write the two files into a folder that exists."""
-    tensors = {
-        name: _stored(name, tensor.detach().cpu(), exact).contiguous()
-        for name, tensor in network.state_dict().items()
-    }
+    tensors = {name: _stored(name, tensor.detach().cpu(), exact).contiguous() for name, tensor in network.state_dict().items()}
     save_file(tensors, folder / WEIGHTS)
     description = {
         "format_version": FORMAT_VERSION,
@@ -108,7 +105,11 @@ def _stored(name: str, tensor: torch.Tensor, exact: bool) -> torch.Tensor:
 
 
 def _landmark_count(network: Network) -> dict[str, int]:
-    return {"landmarks": network.count, "dense": len(network.dense)} if isinstance(network, LandmarkNet) else {}
+    return (
+        {"landmarks": network.count, "dense": 0 if network.dense is None else len(network.dense)}
+        if isinstance(network, LandmarkNet)
+        else {}
+    )
 
 
 def load_model(path: Path, device: str | torch.device = "cpu", precision: str = "auto") -> TrainedModel:

@@ -45,7 +45,7 @@ def _landmark_network(recipe: Recipe, data: TrainingSet) -> LandmarkNet:
     descriptors, xyz = _means(chosen, data)
     network.landmarks.data.copy_(descriptors)
     network.xyz.copy_(xyz)
-    if len(dense):
+    if network.dense is not None:
         descriptors, xyz = _means(dense, data)
         network.dense.fill(descriptors, xyz, _least_similarity(dense, descriptors, data))
     return network

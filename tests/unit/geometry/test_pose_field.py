@@ -68,7 +68,7 @@ def test_no_field_where_the_poses_differ_by_noise_only(noise: float) -> None:
 
 
 def test_too_few_images_give_no_field() -> None:
-    refined = path(2 * BLOCKS - 1)
+    refined = path(2 * max(BLOCKS) - 1)
     assert fit_pose_field(refined, drifted(refined)) is None
 
 
