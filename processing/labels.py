@@ -99,11 +99,10 @@ def point_table(model: pycolmap.Reconstruction, observed: Mapping[str, NDArray[n
     ids = {image.name: _ids_of(image) if observed is None else observed[image.name] for image in model.images.values()}
     rows = {name: np.where(found >= 0, row_of_id[found], -1) for name, found in ids.items()}
     centers = {image.name: image.projection_center() for image in model.images.values()}
+    seen = np.concatenate([np.zeros(0, np.int64), *(found[found >= 0] for found in rows.values())])
     return PointTable(
         xyz=xyz,
-        track_length=np.bincount(np.concatenate([r[r >= 0] for r in rows.values()] or [[]]).astype(np.int64), minlength=len(xyz)).astype(
-            np.int32
-        ),
+        track_length=np.bincount(seen, minlength=len(xyz)).astype(np.int32),
         error=np.array([point.error for point in values], dtype=np.float64),
         angle_deg=_largest_angles(xyz, rows, centers),
         row_of_keypoint=rows,
