@@ -4,7 +4,9 @@ Prints a table and writes the figures that the README states to benchmarks/resul
 the old one. `--readme` puts the table of that file into the README, measuring nothing. The photos are not part of
 the project: --data_dir names the folder that holds 7scenes/, fox/ and gerrard_hall/.
 
-    python benchmarks/accuracy.py --data_dir DIR [--work DIR] [--only redkitchen-sfm …]
+Beside each row stand what it has to beat on the same features and labels (`benchmarks/baselines.py`), and with several seeds the spread.
+
+    python benchmarks/accuracy.py --data_dir DIR [--work DIR] [--only redkitchen-sfm …] [--seeds 0 1 2]
     python benchmarks/accuracy.py --readme
 """
 
@@ -23,6 +25,9 @@ from typing import Any
 import torch
 
 from d2s.scene.atomic import read_json, write_json
+
+sys.path.insert(0, str(Path(__file__).parent))  # run as a script or loaded by a test: its neighbour is found either way
+import baselines
 
 RESULTS = Path(__file__).parent / "results" / "accuracy.json"
 README = Path(__file__).parents[1] / "README.md"
@@ -45,6 +50,8 @@ KITCHEN = ("7scenes", "redkitchen", "")
 REGRESSION = ("--config_file", "configs/regression.ini", "--model", "2")
 CASES: dict[str, Case] = {
     "demo": Case("demo", "gallery"),
+    "stairs": Case("demo", "stairs"),
+    "museum": Case("demo", "museum"),
     "redkitchen-sfm": Case(*KITCHEN, "aliked", ("--gt", "sfm")),
     "redkitchen-original": Case(*KITCHEN, "aliked", ("--gt", "original")),
     "redkitchen-dslam": Case(*KITCHEN, "aliked", ("--gt", "dslam")),
@@ -66,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--readme", action="store_true", help="only write the table into the README")
     parser.add_argument("--data_dir", type=Path, help="folder with 7scenes/, fox/ and gerrard_hall/")
     parser.add_argument("--work", type=Path, default=Path("benchmark_runs"), help="where scenes and runs go (default: benchmark_runs)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=(0,), help="seeds to train with; the figures are those of the first")
     parser.add_argument("--only", nargs="+", choices=tuple(CASES), default=tuple(CASES), help="rows to measure (default: all)")
     args = parser.parse_args(argv)
     if args.readme:
@@ -74,33 +82,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.data_dir is None:
         parser.error("--data_dir is needed to measure")
     for name in args.only:
-        row = measure(name, CASES[name], args.data_dir.resolve(), args.work.resolve())
+        row = measure(name, CASES[name], args.data_dir.resolve(), args.work.resolve(), args.seeds)
         rows = read_json(RESULTS)["rows"] if RESULTS.is_file() else {}
         write_json(RESULTS, {"machine": machine(), "rows": {**rows, name: row}})
         print(describe(name, row), flush=True)
     return 0
 
 
-def measure(name: str, case: Case, data_dir: Path, work: Path) -> dict[str, Any]:
-    """The figures of one case; its scene and run go to folders of their own."""
+def measure(name: str, case: Case, data_dir: Path, work: Path, seeds: Sequence[int] = (0,)) -> dict[str, Any]:
+    """The figures of one case; its scene and runs go to folders of their own."""
     scenes, runs = work / name / "dataset", work / name / "logs"
     where = ["--dataset", case.dataset, "--scene", case.scene]
     source = [] if case.dataset == "demo" else ["--dataset_dir", str(data_dir / case.source)]
-    trained = [*where, "--data_dir", str(scenes), "--log_dir", str(runs), "--name", name]
-    commands = {
-        "preprocess": [*where, *source, "--out_dir", str(scenes), "--features", case.features, *case.preprocess],
-        "train": [*trained, *case.train],
-        "eval": trained,
-    }
-    seconds = {command: run(name, command, options, work) for command, options in commands.items()}
-    metrics = read_json(runs / name / "eval" / "metrics.json")
-    report = read_json(scenes / case.dataset / case.scene / "report.json")
+    preprocess = [*where, *source, "--out_dir", str(scenes), "--features", case.features, *case.preprocess]
+    seconds = {"preprocess": run(name, "preprocess", preprocess, work)}
+    each = []
+    for number, seed in enumerate(seeds):
+        run_name = name if number == 0 else f"{name}-seed{seed}"
+        trained = [*where, "--data_dir", str(scenes), "--log_dir", str(runs), "--name", run_name]
+        train = run(name, "train", [*trained, "--seed", str(seed), *case.train], work)
+        evaluated = run(name, "eval", trained, work)
+        seconds = {"train": train, "eval": evaluated, **seconds}
+        each.append(read_json(runs / run_name / "eval" / "metrics.json"))
+    metrics = each[0]
+    folder = scenes / case.dataset / case.scene
+    report = read_json(folder / "report.json")
     state = read_json(runs / name / "state.json")
     return {
         "metrics": metrics,
         "seconds": seconds,
         "labels_per_image": report["labels_per_image"]["median"],
         "preprocess_stages": report["seconds"],
+        "seeds": {str(seed): brief(one) for seed, one in zip(seeds, each, strict=True)},
+        "baselines": {name: brief(one) for name, one in baselines.measure(folder, work / name / "queries.h5").items()},
         "model_epoch": state["model_epoch"],
         "options": {"preprocess": list(case.preprocess), "train": list(case.train)},
     }
@@ -118,6 +132,12 @@ def run(name: str, command: str, options: list[str], work: Path) -> float:
         end = log.read_text(encoding="utf-8")[-800:]
         raise SystemExit(f"{name}: d2s {command} ended with {code}; see {log}:\n{end}")
     return round(time.monotonic() - started, 1)
+
+
+def brief(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Those of the metrics that one compares."""
+    names = ("units", "n_queries", "n_failed", "median_t", "median_t_cm", "median_t_relative", "median_r_deg", "recall", "recall_relative")
+    return {name: metrics[name] for name in (*names, "ms", "map_bytes")}
 
 
 def machine() -> dict[str, Any]:
@@ -140,10 +160,24 @@ def describe(name: str, row: dict[str, Any]) -> str:
     """One line of the table."""
     metrics = row["metrics"]
     error, recall = accuracy_of(metrics)
+    others = "".join(f"\n    {other:<22} {describe_brief(one)}" for other, one in row["baselines"].items())
+    seeds = "".join(f"\n    seed {seed:<17} {describe_brief(one)}" for seed, one in row["seeds"].items())
     return (
         f"{name:<26} {error}, {recall}, {metrics['n_failed']}/{metrics['n_queries']} failed, {metrics['map_bytes'] / 1e6:.1f} MB, "
         f"train {metrics['train_seconds']:.0f} s, query {metrics['ms']['total']:.0f} ms, {row['seconds']}"
+        + seeds
+        + others
     )
+
+
+def describe_brief(metrics: dict[str, Any]) -> str:
+    """Accuracy, size and time of one way to localize; the time without features."""
+    error, recall = accuracy_of(metrics)
+    metric = metrics["units"] == "metres"
+    fine = metrics["recall"]["2cm2deg"] if metric else metrics["recall_relative"]["0.4%2deg"]
+    ms = metrics["ms"]
+    without_features = ms["total"] - (ms.get("features") or 0)
+    return f"{error}, {recall}, {100 * fine:.1f} % at 2 cm or 0.4 %, {metrics['map_bytes'] / 1e6:.1f} MB, {without_features:.0f} ms"
 
 
 def with_table(text: str, rows: dict[str, Any]) -> str:
