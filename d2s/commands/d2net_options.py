@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
+from typing import Any
 
 from d2s.commands.device import add_device, choose_device
 from d2s.commands.options import flag
@@ -20,12 +21,13 @@ log = logging.getLogger(__name__)
 DEFAULT_MODEL = Path("d2_tf.pth")
 
 
-def add_extraction(parser: argparse.ArgumentParser) -> None:
-    """Options of the network, the image sizes, the pyramid and the machine."""
+def add_extraction(parser: argparse.ArgumentParser, several_models: bool = False) -> None:
+    """Options of the network, the image sizes, the pyramid and the machine. `several_models`: --model_file takes, and gives, a list."""
     names = ", ".join(PUBLISHED)
     parser.add_argument("--preprocessing", choices=("caffe", "torch"), default="caffe", help="what the weights expect (default: caffe)")
     model = f"checkpoint of D2-Net or of VGG16, or one of {names}, which are found or downloaded (default: {DEFAULT_MODEL})"
-    parser.add_argument("--model_file", "--weights", type=Path, default=DEFAULT_MODEL, help=model)
+    several: dict[str, Any] = {"nargs": "+", "default": [DEFAULT_MODEL]} if several_models else {"default": DEFAULT_MODEL}
+    parser.add_argument("--model_file", "--weights", type=Path, help=model, **several)
     parser.add_argument("--max_edge", type=int, default=1600, help="longer side at the network's input, in pixels (default: 1600)")
     parser.add_argument("--max_sum_edges", type=int, default=2800, help="width and height together, in pixels (default: 2800)")
     parser.add_argument("--multiscale", action="store_true", help="detect at scales 0.5, 1 and 2")
