@@ -21,6 +21,7 @@ EXPECTED = (
     "d2net",
     "datasets",
     "design_decisions",
+    "design_decisions_data",
     "extra_images",
     "file_formats",
     "first_map",
@@ -28,6 +29,9 @@ EXPECTED = (
     "method",
     "own_data",
     "public_datasets",
+    "published_defects",
+    "refined_poses",
+    "run_formats",
     "self_update",
 )
 
