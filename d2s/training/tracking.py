@@ -8,7 +8,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from http.client import HTTPException
@@ -26,6 +26,10 @@ LINE_SECONDS = 15.0
 """Seconds between progress lines where there is no terminal."""
 
 
+Text = Callable[[dict[str, Any]], str]
+"""What the console says of a record."""
+
+
 class Tracker(Protocol):
     """Something that is told how a run goes. Every record has "kind" ("step" or "validation"), "step", "epoch" and numbers."""
 
@@ -41,20 +45,21 @@ class Tracker(Protocol):
 class Console:
     """A progress bar on a terminal, plain lines elsewhere; losses, learning rate and time left."""
 
-    def __init__(self) -> None:
+    def __init__(self, step_text: Text | None = None, validation_text: Text | None = None) -> None:
+        self._step_text, self._validation_text = step_text or _step_text, validation_text or _validation_text
         self._bar = tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}{postfix}") if sys.stderr.isatty() else None
         self._next = 0.0
 
     def log(self, record: dict[str, Any]) -> None:
         """Show a record: validations always, steps at most every LINE_SECONDS without a terminal."""
         if record["kind"] == "validation":
-            self._write(_validation_text(record))
+            self._write(self._validation_text(record))
         elif self._bar is not None:
             self._bar.n = round(100 * record["progress"], 1)
-            self._bar.set_postfix_str(_step_text(record))
+            self._bar.set_postfix_str(self._step_text(record))
         elif time.monotonic() >= self._next or record["progress"] >= 1:
             self._next = time.monotonic() + LINE_SECONDS
-            logger.info("%3.0f %% | %s", 100 * record["progress"], _step_text(record))
+            logger.info("%3.0f %% | %s", 100 * record["progress"], self._step_text(record))
 
     def _write(self, text: str) -> None:
         if self._bar is not None:
@@ -148,6 +153,7 @@ VISDOM_WINDOWS = {
     "lr_win": {"lr": "lr"},
     "val_error": {"median_t": "median_t", "median_r_deg": "median_r_deg"},
     "val_recall": {"recall": "recall"},
+    "val_loss": {"validation_loss": "validation_loss"},
 }
 
 VISDOM_SECONDS = 5.0
