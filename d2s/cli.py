@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("d2s.commands.train", "learn a scene"),
     "eval": ("d2s.commands.eval", "localize the test images of a scene and report how well it went"),
     "localize": ("d2s.commands.localize", "pose of single images"),
+    "serve": ("d2s.commands.serve", "poses over HTTP: post a photo, get its pose; a page to try it with"),
     "export": ("d2s.commands.export", "scene or learnt map for COLMAP, nerfstudio and PLY viewers; public checkpoints as models"),
     "pipeline": ("d2s.commands.pipeline", "preprocess, train and eval in one go; the demo scene when no data set is named"),
     "d2net": ("d2s.commands.d2net", "D2-Net as a system of its own: features into files or kapture trees"),

@@ -20,13 +20,13 @@ import d2s
 from d2s.features.table import FEATURES
 from d2s.features.weights import cache_dir, weights_status
 
-IMPORT_NAMES = {"pillow": "PIL", "opencv-python-headless": "cv2", "python-multipart": "multipart"}
+IMPORT_NAMES = {"pillow": "PIL", "opencv-python-headless": "cv2", "python-multipart": "python_multipart"}
 """Distributions whose module has another name."""
 
 OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python")
 """The distributions that give `cv2`; any one of them will do."""
 
-EXTRAS = {"serve": "for d2s serve, not in this version yet", "distributed": "for d2s run, not in this version yet"}
+EXTRAS = {"serve": "for d2s serve", "distributed": "for d2s run, not in this version yet"}
 HLOC_CLONES = ("Hierarchical-Localization", "Hierarchical_Localization")
 HLOC_HELP = "optional; --sfm auto takes the native path (third_party/README.md says how to get it)"
 HLOC_SUBMODULE = "SuperGluePretrainedNetwork"

@@ -25,17 +25,20 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
     Raises InputError naming the file when it is missing, empty, truncated or no image.
     """
-    path = Path(path)
-    data = _read_bytes(path)
+    return decode_image(_read_bytes(Path(path)), str(path))
+
+
+def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
+    """The image of a file's bytes, as `read_image`; `name` is how an error calls it."""
     if not _is_complete(data):
-        raise FormatError(f"Image {path} is truncated ({len(data)} bytes).", REMEDY)
+        raise FormatError(f"Image {name} is truncated ({len(data)} bytes).", REMEDY)
     with _quiet_opencv():
         try:
             bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         except cv2.error as error:  # for example more pixels than OpenCV accepts
-            raise FormatError(f"Image {path} cannot be decoded: {error.err}.", REMEDY) from None
+            raise FormatError(f"Image {name} cannot be decoded: {error.err}.", REMEDY) from None
     if bgr is None:
-        raise FormatError(f"Image {path} cannot be decoded: it is corrupt or not an image.", REMEDY)
+        raise FormatError(f"Image {name} cannot be decoded: it is corrupt or not an image.", REMEDY)
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 

@@ -1,0 +1,1 @@
+"""Localization over HTTP: `d2s serve`."""

@@ -1,0 +1,82 @@
+"""What OpenAPI says of the one request that is more than a GET."""
+
+from __future__ import annotations
+
+from typing import Any
+
+CAMERA = (
+    "COLMAP camera of the image at its size, 'MODEL WIDTH HEIGHT p0 p1 ...'. "
+    "May be left out where the mapping images of that size share one camera."
+)
+
+
+def _list(count: int, text: str) -> dict[str, Any]:
+    return {"type": ["array", "null"], "items": {"type": "number"}, "minItems": count, "maxItems": count, "description": text}
+
+
+REQUEST: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["image"],
+                "properties": {
+                    "image": {
+                        "type": "string",
+                        "format": "binary",
+                        "description": "Photo: JPEG, PNG or WebP, as stored (EXIF orientation is ignored).",
+                    },
+                    "camera": {"type": "string", "description": CAMERA, "example": "SIMPLE_PINHOLE 640 480 525 320 240"},
+                    "details": {"type": "string", "enum": ["0", "1"], "description": "1: the answer lists the inliers, at most 500."},
+                },
+            }
+        }
+    },
+}
+
+RESULT: dict[str, Any] = {
+    "type": "object",
+    "required": ["image", "success", "reason", "qvec", "tvec", "center", "inliers", "kept", "extracted", "confidence", "ms"],
+    "properties": {
+        "image": {"type": "string", "description": "The name of the file that was sent."},
+        "success": {"type": "boolean", "description": "false: the image was looked at and has no pose in this scene."},
+        "reason": {"type": "string", "description": "Why there is no pose; empty where there is one."},
+        "qvec": _list(4, "Rotation, camera from world: w x y z."),
+        "tvec": _list(3, "Translation, camera from world, in the scene's unit."),
+        "center": _list(3, "Camera centre in the world."),
+        "inliers": {"type": "integer", "description": "Keypoints that agree with the pose."},
+        "kept": {"type": "integer", "description": "Keypoints that were given to the pose solver."},
+        "extracted": {"type": "integer", "description": "Keypoints of the image."},
+        "confidence": {"type": "number", "minimum": 0, "maximum": 1},
+        "ms": {"type": "object", "additionalProperties": {"type": "number"}, "description": "Milliseconds per stage."},
+        "points": {
+            "type": "object",
+            "description": "With details=1: pixels (top-left pixel centre at 0, 0) and scene coordinates of inliers, row by row.",
+            "properties": {key: {"type": "array", "items": {"type": "array", "items": {"type": "number"}}} for key in ("pixels", "xyz")},
+        },
+    },
+}
+
+ERROR: dict[str, Any] = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+
+STATUSES = {
+    400: "The image or the camera is wrong.",
+    401: "The API key is missing or wrong.",
+    404: "There is no such scene.",
+    408: "The request came too slowly.",
+    413: "The request or the image is too large.",
+    415: "The request is not multipart/form-data.",
+    503: "Busy, or the scene cannot be loaded; Retry-After says when to come back.",
+    504: "Localizing took too long.",
+}
+
+
+def responses() -> dict[int | str, dict[str, Any]]:
+    """The answers of POST /scenes/{name}/localize."""
+    errors: dict[int | str, dict[str, Any]] = {status: _json(text, ERROR) for status, text in STATUSES.items()}
+    return {200: _json("The pose, or why there is none.", RESULT), **errors}
+
+
+def _json(text: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": text, "content": {"application/json": {"schema": schema}}}
