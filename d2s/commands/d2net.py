@@ -13,6 +13,9 @@ LEVELS = ("debug", "info", "warning", "error")
 ACTIONS: dict[str, tuple[str, str]] = {
     "extract": ("d2s.commands.d2net_extract", "features of a list of images, one npz or mat file beside each"),
     "extract-kapture": ("d2s.commands.d2net_extract_kapture", "features of all images of a kapture tree, written into the tree"),
+    "undistort": ("d2s.commands.d2net_undistort", "MegaDepth: undistorted photos and their cameras"),
+    "prepare": ("d2s.commands.d2net_prepare", "MegaDepth: overlaps and common points of all pairs of photos"),
+    "train": ("d2s.commands.d2net_train", "train on MegaDepth"),
     "hpatches": ("d2s.commands.d2net_hpatches", "mean matching accuracy of D2-Net and other features on the HPatches sequences"),
 }
 
