@@ -161,7 +161,7 @@ def test_files_named_in_code_style_exist() -> None:
     [
         "```sh\nd2s train --scene x --nonsense 1\n```",
         "```\npython train.py --scene x --model 9\n```",
-        "```\nd2s serve --model a=b\n```",
+        "```\nd2s nonsense --model a=b\n```",
         "```\nsh run_train_eval.sh --nonsense\n```",
         "```\nsh run_train_eval.sh --dataset 7scenes --scene x --model 9\n```",
         "```sh\nd2s eval \\\n  --scene x --pnp nothing\n```",
