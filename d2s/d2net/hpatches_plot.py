@@ -49,12 +49,12 @@ def _panel(axes: Axes, group: str, results: Sequence[Result]) -> None:
     names, counts = (list(dict.fromkeys(values)) for values in zip(*((r.name, r.top_k) for r in results), strict=True))
     for result in results:
         summary = result.summary()
+        if not summary["mma"][group]:
+            continue
         label = f"{result.title} ({summary['keypoints']['mean']:.0f} keypoints, {summary['matches']['all']:.0f} matches)"
-        mma = summary["mma"][group]
-        values = [100 * value for value in mma[:SHOWN]] if mma else []
         color, dash = COLORS[names.index(result.name) % len(COLORS)], DASHES[counts.index(result.top_k) % len(DASHES)]
         style: dict[str, Any] = {"color": color, "linestyle": dash, "linewidth": 2, "marker": "o", "markersize": 3.2, "clip_on": False}
-        axes.plot(THRESHOLDS[: len(values)], values, label=label, **style)
+        axes.plot(THRESHOLDS[:SHOWN], [100 * value for value in summary["mma"][group][:SHOWN]], label=label, **style)
     count = sum(group in ("all", score.kind) for score in results[0].scores)
     axes.set_title(f"{group}: {count} sequences" if count != 1 else f"{group}: 1 sequence")
     axes.set_xlim(1, SHOWN)
