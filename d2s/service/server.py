@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from d2s.errors import InputError, MissingPackageError
+from d2s.service.catalogue import Load
 from d2s.service.settings import Limits, ServiceSettings
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,15 @@ def bind(host: str, port: int) -> socket.socket:
 
 def run_process(settings: ServiceSettings, listener: socket.socket) -> None:
     """Answer requests in this process."""
+    server = make_server(settings)
+    # uvicorn raises the signal again when it is done; with handlers that do nothing, a wanted end has the exit code 0.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    server.run(sockets=[listener])
+
+
+def make_server(settings: ServiceSettings, load: Load | None = None) -> Any:
+    """The `uvicorn.Server` of the application. `load`: reads a model (default: `Localizer.load`)."""
     import uvicorn
 
     from d2s.service.app import create_app
@@ -74,7 +84,7 @@ def run_process(settings: ServiceSettings, listener: socket.socket) -> None:
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     limits = settings.limits
     config = uvicorn.Config(
-        create_app(settings),
+        create_app(settings, load),
         http=guarded_protocol(limits),
         ws="none",
         lifespan="on",
@@ -86,10 +96,7 @@ def run_process(settings: ServiceSettings, listener: socket.socket) -> None:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=round(limits.upload_seconds + limits.answer_seconds) + 1,
     )
-    # uvicorn raises the signal again when it is done; with handlers that do nothing, a wanted end has the exit code 0.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-    uvicorn.Server(config).run(sockets=[listener])
+    return uvicorn.Server(config)
 
 
 def guarded_protocol(limits: Limits) -> type[Any]:
