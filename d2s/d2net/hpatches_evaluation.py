@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from d2s.d2net.hpatches import KINDS, PlanarSequence
 from d2s.d2net.hpatches_rows import Row
@@ -48,7 +49,7 @@ class Result:
 def evaluate(row: Row, sequences: Sequence[PlanarSequence], top_k: Sequence[int] = (), device: str = "cpu") -> list[Result]:
     """The row with all its keypoints, and with the best of each number in `top_k`. Features are read once for all of them."""
     results = [Result(row.name, count, row.settings(), []) for count in (None, *top_k)]
-    for number, sequence in enumerate(sequences, 1):
+    for number, sequence in enumerate(tqdm(sequences, desc=row.name, leave=False, disable=None), 1):  # None: a bar on terminals only
         features = row.features(sequence)
         for result in results:
             best = features if result.top_k is None else [_best(f, result.top_k, row.name) for f in features]

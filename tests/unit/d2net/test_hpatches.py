@@ -226,20 +226,31 @@ def test_a_killed_sequence_and_a_damaged_file(dataset: Path, tmp_path: Path) -> 
         ExtractedHere("sift 1/2", SiftExtractor("sift", 30, max_side=99), tmp_path)
 
 
+def test_images_without_keypoints_are_no_error(dataset: Path, tmp_path: Path) -> None:
+    for image in read_hpatches(dataset)[0].images:
+        cv2.imwrite(str(image), np.full((40, 50), 128, np.uint8))
+    assert run(dataset, tmp_path, "--features", "sift", "--top_k", "20") == 0
+    (everything, few) = rows(tmp_path)
+    assert everything["keypoints"]["min"] == 0 and everything["sequences"]["i_dusk"] == {"matches": 0, "mma": [0] * 15}
+    assert everything["mma"]["illumination"][14] == pytest.approx(everything["sequences"]["i_lamp"]["mma"][14] / 2)
+    assert few["mma"]["all"][14] > 0
+
+
 def test_d2net_in_several_ways_beside_each_other(dataset: Path, tmp_path: Path, model_file: Path) -> None:
     for name in SEQUENCES[1:]:
         shutil.rmtree(dataset / name)
     other = shutil.copy(model_file, tmp_path / "other.pth")
-    output = tmp_path / "out"
-    assert run(dataset, output, "--features", "d2net", "d2net-legacy", "d2net-ms", "--model_file", str(model_file)) == 0
-    plain, legacy, multiscale = rows(output)
-    assert [row["name"] for row in (plain, legacy, multiscale)] == ["d2net", "d2net-legacy", "d2net-ms"]
+    small, output = ("--max_edge", "80"), tmp_path / "out"
+    assert run(dataset, output, *small, "--features", "d2net-legacy", "d2net-ms", "--model_file", str(model_file)) == 0
+    legacy, multiscale = rows(output)
+    assert [row["name"] for row in (legacy, multiscale)] == ["d2net-legacy", "d2net-ms"]
     assert (legacy["settings"]["coordinates"], multiscale["settings"]["scales"]) == ("legacy", [0.5, 1.0, 2.0])
-    assert plain["settings"]["num_keypoints"] is None and plain["keypoints"]["mean"] > 50
-    assert plain["mma"]["all"][0] > 0.5  # the camera stands still: equal places are described alike, even by random weights
-    assert run(dataset, tmp_path / "two", "--model_file", str(model_file), str(other)) == 0
-    assert [row["name"] for row in rows(tmp_path / "two")] == ["d2net d2_random", "d2net other"]
-    assert [row["mma"] for row in rows(tmp_path / "two")] == [plain["mma"]] * 2
+    assert legacy["settings"]["num_keypoints"] is None and legacy["keypoints"]["mean"] > 15
+    assert run(dataset, tmp_path / "two", *small, "--model_file", str(model_file), str(other)) == 0
+    plain, again = rows(tmp_path / "two")
+    assert [row["name"] for row in (plain, again)] == ["d2net d2_random", "d2net other"]
+    assert plain["mma"] == again["mma"] and plain["settings"]["coordinates"] == "corrected"
+    assert plain["mma"]["all"][2] > 0.5  # the camera stands still: equal places are described alike, even by random weights
 
 
 def test_large_sequences_are_left_out_unless_asked_for(dataset: Path, tmp_path: Path) -> None:
