@@ -36,7 +36,7 @@ from processing.sfm.model_files import read_model, save_model
 from processing.sfm.observations import observed_points
 from processing.sfm.reconstruction import match_photos, placed, reconstruct
 from processing.sfm.refinement import LOOSE, refine_poses
-from processing.stages import Stages
+from processing.stages import Stages, remove_leftovers
 from processing.validation_split import MIN_TRAIN, with_validation
 
 logger = logging.getLogger(__name__)
@@ -102,7 +102,6 @@ def preprocess(settings: Settings, folder: Path, overwrite: bool = False) -> dic
     if overwrite:
         clear(folder)
     _refuse_foreign(folder)
-    remove_leftovers(folder)
     remove_leftovers(refined_folder(folder))
     stages = Stages(folder)
     stages.run("settings", settings.record(), (), dict)
@@ -135,15 +134,6 @@ def remove_refined(folder: Path) -> None:
     """The refined map of an earlier, killed run: what makes it valid goes first."""
     (refined_folder(folder) / POSES).unlink(missing_ok=True)
     shutil.rmtree(refined_folder(folder), ignore_errors=True)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """What a killed run had not yet published."""
-    for path in folder.glob(".*.tmp"):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
 
 
 def _read_source(settings: Settings, stages: Stages) -> SceneSource:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ class Stages:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
+        remove_leftovers(self.folder)
         self._path = self.folder / RECORD
         self._record: dict[str, Any] = read_json(self._path) if self._path.is_file() else {}
         self._previous = ""
@@ -76,6 +78,15 @@ class Stages:
             f"{self.folder} was made with other settings ({name}: {'; '.join(changed[:4])}).",
             "Give the same settings, another --out_dir, or --overwrite to start anew.",
         )
+
+
+def remove_leftovers(folder: Path) -> None:
+    """What a killed run had not yet published."""
+    for path in folder.glob(".*.tmp"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -24,7 +24,7 @@ from d2s.scene.feature_store import FeatureReader
 from d2s.scene.manifest import Scene
 from processing.adapters.base import DroppedImage
 from processing.feature_stage import extract_scene
-from processing.pipeline import Settings, remove_leftovers
+from processing.pipeline import Settings
 from processing.progress import track
 from processing.pseudo.candidates import Neighbour
 from processing.pseudo.copies import CopyOptions, make_copies
@@ -69,7 +69,6 @@ def make_pseudo_labels(settings: Settings, options: PseudoOptions, folder: Path)
     scene = Scene.load(folder)
     place = extra_folder(folder, KIND)
     photos, unusable = find_photos(scene, options.photos)
-    remove_leftovers(place)
     stages = Stages(place)
     try:
         stages.run("settings", _record(settings, options, folder, photos), (), dict)
