@@ -1,4 +1,4 @@
-"""Random weights of D2-Net in a file, and miniature kapture trees."""
+"""Random weights of D2-Net in a file, miniature kapture trees, and a miniature MegaDepth."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from d2s.cli import run_module
 from d2s.features.d2net.network import D2Net
+
+from .miniature_megadepth import make_megadepth
 
 
 @pytest.fixture(scope="session")
@@ -60,4 +63,14 @@ def make_tree(root: Path, images: tuple[str, ...]) -> Path:
         path = root / "sensors" / "records_data" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), texture(64, 48, k))
+    return root
+
+
+@pytest.fixture(scope="session")
+def megadepth(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of a miniature MegaDepth of one scene, undistorted, and prepared in `info`; not to be changed."""
+    root = tmp_path_factory.mktemp("megadepth")
+    make_megadepth(root)
+    assert run_module("d2net", ["undistort", "--base_path", str(root)]) == 0
+    assert run_module("d2net", ["prepare", "--base_path", str(root), "--output_path", str(root / "info"), "--min_depth_kb", "10"]) == 0
     return root
