@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
         logger.info("%s is already finished: %s. Train anew with --resume never.", run_dir.path, run_dir.model)
         return 0
     _log_to_file(run_dir)
-    refined = _refined_map(folder, recipe, bool(extras))
+    refined = _refined_map(folder, recipe, run_dir, bool(extras))
     data = load_training_set(folder, scene, extras, refined)
     network = make_network(recipe, data)
     optimizer = make_optimizer(recipe, network)
@@ -228,12 +228,24 @@ def _next_stage(state: TrainingState, stage: int) -> TrainingState:
     return replace(state, stage=stage, step=0, elapsed=0.0, scores={})
 
 
-def _refined_map(folder: Path, recipe: Recipe, with_extras: bool) -> RefinedMap | None:
-    """The refined map where the recipe wants it and the scene has one; labels of extra images are in the frame of the given poses."""
+def _refined_map(folder: Path, recipe: Recipe, run_dir: RunDir, with_extras: bool) -> RefinedMap | None:
+    """The refined map where the recipe wants it and the scene has one; labels of extra images are in the frame of the given poses.
+
+    A run stays in the frame in which it began.
+    """
     refined = RefinedMap.load(folder) if recipe.training.refined_poses else None
+    if run_dir.checkpoints():
+        began_refined = bool(run_dir.state().get("refined", False))
+        if began_refined and with_extras:
+            raise InputError(
+                f"{run_dir.path} began at refined poses, but the labels of extra images are at the given ones.",
+                "Train anew with --set training.refined_poses=no --resume never, or leave out --augment and --unlabel.",
+            )
+        return refined if began_refined else None
     if refined is not None and with_extras:
         logger.info("The map is learnt at the given poses: extra images have no labels at refined ones.")
-        return None
+        refined = None
+    run_dir.write_state(refined=refined is not None)
     return refined
 
 

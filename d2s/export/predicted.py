@@ -19,6 +19,7 @@ from d2s.regressor.landmarks import LandmarkNet
 from d2s.regressor.model_files import TrainedModel
 from d2s.scene.feature_store import FeatureReader
 from d2s.scene.manifest import Scene
+from d2s.scene.refined_map import RefinedMap
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def map_content(model: TrainedModel, scene: Scene, folder: Path, threshold: floa
     its side in the scene's unit). A prediction counts when its reliability is above `threshold` (None: the model's own) and it lies within
     the model's `max_error` of its keypoint in that image.
     """
-    views = [view_of(scene, image, image.cam_from_world) for image in scene.split("train") if image.cam_from_world is not None]
+    views = _views(scene, folder, model)
     with FeatureReader(folder / "features.h5") as reader:
         views = [replace(view, keypoints=reader.read(view.name).top(model.info.num_keypoints).keypoints) for view in views]
         seen = _gather(_predictions(model, scene, views, reader, model.info.reliability_threshold if threshold is None else threshold))
@@ -67,6 +68,14 @@ def map_content(model: TrainedModel, scene: Scene, folder: Path, threshold: floa
         xyz, number = merge(seen.xyz, seen.reliability, voxel or _voxel(model))
     points = Points.gray(xyz.astype(np.float64), _mean_errors(number, seen.error, len(xyz)))
     return Content(scene.cameras, tuple(_with_points(views, seen, number)), points, scene.units)
+
+
+def _views(scene: Scene, folder: Path, model: TrainedModel) -> list[View]:
+    """The mapping images in the frame of the model's map."""
+    refined = RefinedMap.load(folder) if model.info.pose_field is not None else None
+    poses = {i.name: i.cam_from_world for i in scene.split("train")} if refined is None else refined.cam_from_map
+    found = ((image, poses.get(image.name)) for image in scene.split("train"))
+    return [view_of(scene, image, pose) for image, pose in found if pose is not None]
 
 
 def _predictions(

@@ -20,7 +20,7 @@ from d2s.geometry import pose
 Array = NDArray[np.float64]
 
 MOST_ANCHORS = 600
-"""Mapping images that the field is built on: 70 kB of a model."""
+"""Mapping images that the field is built on: 45 kB of a model."""
 MOST_TRIED = 300
 """Of these, the images on which the length scales are tried."""
 BLOCKS = (6, 12)

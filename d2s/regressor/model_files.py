@@ -189,4 +189,5 @@ def model_bytes(path: Path) -> int:
     if is_checkpoint_file(path):
         return Path(path).stat().st_size
     folder = Path(path).parent if Path(path).suffix == ".safetensors" else Path(path)
-    return sum((folder / name).stat().st_size for name in (WEIGHTS, DESCRIPTION))
+    files = (folder / name for name in (WEIGHTS, DESCRIPTION, POSE_FIELD))
+    return sum(file.stat().st_size for file in files if file.is_file())

@@ -105,8 +105,11 @@ def adjust(model: pycolmap.Reconstruction) -> None:
     solver.loss_function_type = pycolmap.LossFunctionType.SOFT_L1
     solver.solver_options.max_num_iterations = 25
     solver.solver_options.function_tolerance = 1e-4  # COLMAP's own, 0, takes minutes over digits that no match can tell
-    with quiet_colmap():
-        pycolmap.bundle_adjustment(model, options)
+    config = pycolmap.BundleAdjustmentConfig()
+    for image_id in model.images:
+        config.add_image(image_id)
+    with quiet_colmap():  # the adjuster itself: pycolmap.bundle_adjustment prints a headline that nothing silences
+        pycolmap.create_default_bundle_adjuster(options, config, model).solve()
         model.update_point_3d_errors()
 
 
@@ -135,10 +138,10 @@ def _frame_change(source: NDArray[np.float64], target: NDArray[np.float64]) -> S
     """The similarity between two sets of poses of the same cameras: rotations decide the rotation (centres on a line could not)."""
     u, _, vt = np.linalg.svd(np.einsum("nij,nik->jk", target[:, :, :3], source[:, :, :3]))
     rotation = u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt
-    a, b = pose.center(source), pose.center(target)
+    a, b = pose.center(source) @ rotation.T, pose.center(target)
     spread_a, spread_b = a - np.median(a, axis=0), b - np.median(b, axis=0)
     scale = float(np.median(np.linalg.norm(spread_b, axis=1)) / max(float(np.median(np.linalg.norm(spread_a, axis=1))), 1e-12))
-    return Similarity(scale, rotation, np.median(b - scale * a @ rotation.T, axis=0))
+    return Similarity(scale, rotation, np.median(b - scale * a, axis=0))
 
 
 def _pose(cam_from_world: NDArray[np.float64] | None) -> NDArray[np.float64]:
