@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -55,9 +55,9 @@ class Job:
 
 def answer(name: str, result: LocalizationResult, details: bool) -> dict[str, Any]:
     """The result as JSON values. A pose that is not finite is none: JSON has no NaN."""
-    value = result.to_json(name)
     if result.cam_from_world is not None and not np.isfinite(result.cam_from_world).all():
-        value.update(success=False, reason="the pose is not finite", qvec=None, tvec=None, center=None, confidence=0.0)
+        result = replace(result, success=False, cam_from_world=None, reason="the pose is not finite")
+    value = result.to_json(name)
     if details:
         rows = np.flatnonzero(result.inliers)
         rows = rows[np.argsort(-result.reliability[rows], kind="stable")[:MAX_POINTS]]

@@ -1,0 +1,398 @@
+"""The HTTP interface: answers, and refusals for whatever a client sends wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import struct
+import threading
+import time
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from d2s.errors import MissingFileError
+
+from .conftest import BOUNDARY, CAMERA, form, image_bytes, model_folder, wait_until
+
+KIND = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+
+
+def test_an_image_gets_its_pose(start, localizer):
+    client = start()
+    localizer.pose = np.column_stack([np.eye(3), [1.0, 2.0, 3.0]])
+    answer = client.localize(image_bytes(format="PNG"), camera="SIMPLE_PINHOLE 160 120 100 80 60")
+    assert answer.status == 200
+    value = answer.json
+    assert value["success"] and value["image"] == "photo.jpg" and value["center"] == [-1.0, -2.0, -3.0]
+    assert (value["inliers"], value["kept"], value["extracted"]) == (3, 4, 4) and "points" not in value
+    image, camera = localizer.seen[0]
+    np.testing.assert_array_equal(image, np.asarray(Image.open(io.BytesIO(image_bytes(format="PNG")))))
+    assert camera.params[0] == 100
+
+
+def test_the_camera_may_be_left_out_where_the_size_agrees(start, localizer):
+    client = start()
+    assert client.localize(image_bytes()).status == 200
+    assert localizer.seen[0][1].params[0] == 130
+    assert "None of the scene's cameras is for 80x60" in client.localize(image_bytes(80, 60)).error
+
+
+def test_details_list_the_inliers_most_reliable_first(start):
+    points = start().localize(image_bytes(), details="1").json["points"]
+    assert points == {"pixels": [[9, 10], [3, 4], [0, 1]], "xyz": [[9, 10, 11], [3, 4, 5], [0, 1, 2]]}
+
+
+def test_a_pose_that_is_not_finite_is_none(start, localizer):
+    localizer.pose = np.full((3, 4), np.nan)
+    value = start().localize(image_bytes()).json
+    assert not value["success"] and value["qvec"] is None and value["center"] is None and "finite" in value["reason"]
+
+
+def test_what_the_service_says_of_itself(start):
+    client = start()
+    assert client.get("/healthz").json["status"] == "ok"
+    (scene,) = client.get("/scenes").json["scenes"]
+    assert (scene["name"], scene["units"], scene["features"], scene["loaded"]) == ("hall", "metres", "made", False)
+    client.localize(image_bytes())
+    assert client.get("/scenes").json["scenes"][0]["loaded"] and client.get("/scenes").json["scenes"][0]["cameras"] == [CAMERA]
+    paths = client.get("/openapi.json").json["paths"]
+    assert set(paths) == {"/", "/healthz", "/scenes", "/metrics", "/scenes/{name}/localize"}
+    assert "multipart/form-data" in paths["/scenes/{name}/localize"]["post"]["requestBody"]["content"]
+
+
+def test_the_page_runs_its_own_script_alone(start):
+    page = start().get("/")
+    assert page.status == 200 and b"<svg" in page.body and b"http://" not in page.body.replace(b"http://www.w3.org/2000/svg", b"")
+    policy = page.headers["content-security-policy"]
+    assert (
+        "default-src 'none'" in policy
+        and "script-src 'sha256-" in policy
+        and "unsafe-inline" not in policy.split("script-src")[1].split(";")[0]
+    )
+
+
+def test_metrics_count_what_happened(start):
+    client = start()
+    client.localize(image_bytes())
+    client.localize(b"nonsense")
+    client.get("/nowhere")
+    assert client.metric('d2s_images_total{scene="hall",result="localized"}') == 1
+    assert client.metric('d2s_requests_total{route="localize",method="POST",status="400"}') == 1
+    assert client.metric('d2s_requests_total{route="other",method="GET",status="404"}') == 1
+    assert client.metric('d2s_answer_seconds_bucket{scene="hall",le="+Inf"}') == 1
+    assert client.metric('d2s_stage_seconds_total{scene="hall",stage="pnp"}') == 0.003
+    assert client.metric("d2s_model_loads_total") == 1 and client.metric("d2s_resident_bytes") > 1e6
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that says it is large."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    ihdr = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", ihdr) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+
+
+def gif() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (160, 120)).save(buffer, "GIF")
+    return buffer.getvalue()
+
+
+SCANS = image_bytes()[:-2] + b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00" * 5000 + b"\xff\xd9"
+
+HOSTILE = {
+    "empty": (b"", 400, "empty"),
+    "text": (b"GET / HTTP/1.1\r\n\r\n" * 50, 400, "not one that can be read"),
+    "zeros": (bytes(100_000), 400, "not one that can be read"),
+    "truncated": (image_bytes()[:2000], 400, "truncated"),
+    "truncated in the header": (image_bytes()[:30], 400, "not one that can be read"),
+    "png bomb": (png_header(12_000, 12_000), 413, "12000x12000"),
+    "great png bomb": (png_header(30_000, 30_000), 413, "pixels"),
+    "greater png bomb": (png_header(2**31 - 1, 2**31 - 1), 413, "pixels"),
+    "png without its pixels": (png_header(160, 120), 400, ""),
+    "png without size": (png_header(0, 0), 400, ""),
+    "a format that is not taken": (gif(), 400, "JPEG, PNG, WEBP"),
+    "svg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', 400, ""),
+    "a thousand scans": (SCANS, 400, "scans"),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_what_is_no_image_is_refused(steady, what):
+    (image, status, words), (client, localizer) = HOSTILE[what], steady
+    localizer.seen.clear()
+    answer = client.localize(image, camera=CAMERA)
+    assert answer.status == status and words in answer.error and not localizer.seen
+    assert client.localize(image_bytes()).status == 200
+
+
+def test_damaged_pixels_are_no_defect(steady):
+    client, whole = steady[0], image_bytes()
+    for seed in range(40):
+        bad, random = bytearray(whole), np.random.default_rng(seed)
+        for position in random.integers(0, len(bad), 20):
+            bad[position] = random.integers(256)
+        assert client.localize(bytes(bad), camera=CAMERA).status in (200, 400, 413)
+
+
+@pytest.mark.parametrize(
+    "camera",
+    [
+        *("nonsense", "SIMPLE_PINHOLE", "SIMPLE_PINHOLE 160 120 130 80", "PINHOLER 160 120 130 80 60", "SIMPLE_PINHOLE 320 240 130 80 60"),
+        *(
+            "SIMPLE_PINHOLE 160 120 nan 80 60",
+            "SIMPLE_PINHOLE 160 120 inf 80 60",
+            "SIMPLE_PINHOLE 160 120 0 80 60",
+            "SIMPLE_PINHOLE -1 -1 1 1 1",
+        ),
+        *("SIMPLE_PINHOLE 160 120 1e300 80 60", "SIMPLE_RADIAL 160 120 130 80 60 1e30", "SIMPLE_PINHOLE 160 120 1e-9 80 60"),
+        *(
+            "SIMPLE_PINHOLE 99999999999999999999 120 130 80 60",
+            "SIMPLE_PINHOLE " + "9" * 900 + " 120 1 1 1",
+            "X" * 990,
+            "X" * 5000,
+            "\0",
+            "é\u202e",
+        ),
+        *("SIMPLE_PINHOLE 1٣0 120 130 80 60", '{"model": "PINHOLE"}', "160 120 130 80", "EQUIRECTANGULAR 160 120 1 1"),
+    ],
+)
+def test_a_wrong_camera_is_refused(steady, camera):
+    client, localizer = steady
+    localizer.seen.clear()
+    answer = client.localize(image_bytes(), camera=camera)
+    assert answer.status == 400 and answer.error and not localizer.seen
+
+
+def part(headers: str, body: bytes = b"x") -> bytes:
+    return f"--{BOUNDARY}\r\n{headers}\r\n\r\n".encode() + body + f"\r\n--{BOUNDARY}--\r\n".encode()
+
+
+FORMS = {
+    "no image": (form(None, camera=CAMERA), KIND, 400),
+    "image is text": (form(None, image="photo.jpg"), KIND, 400),
+    "camera is a file": (form(image_bytes()).replace(b'name="image"', b'name="camera"'), KIND, 400),
+    "two images": (form(image_bytes())[: -len(BOUNDARY) - 6] + form(image_bytes()), KIND, 400),
+    "another field": (form(image_bytes(), gain="3"), KIND, 400),
+    "many fields": (form(image_bytes(), **{f"f{i}": "1" for i in range(2000)}), KIND, 400),
+    "part without name": (part("Content-Disposition: form-data"), KIND, 400),
+    "part without headers": (part("X: y"), KIND, 400),
+    "no boundary": (form(image_bytes()), {"Content-Type": "multipart/form-data"}, 400),
+    "another boundary": (form(image_bytes()), {"Content-Type": "multipart/form-data; boundary=other"}, 400),
+    "long boundary": (form(image_bytes()), {"Content-Type": "multipart/form-data; boundary=" + "b" * 3000}, 400),
+    "unknown charset": (form(None, camera="é"), {"Content-Type": KIND["Content-Type"] + "; charset=klingon"}, 400),
+    "end is missing": (form(image_bytes())[:-20], KIND, 400),
+    "header bomb": (part('Content-Disposition: form-data; name="image"; filename="' + "f" * 500_000 + '"'), KIND, 400),
+    "json": (b'{"image": "x"}', {"Content-Type": "application/json"}, 415),
+    "bare image": (image_bytes(), {"Content-Type": "image/jpeg"}, 415),
+    "urlencoded": (b"image=x", {"Content-Type": "application/x-www-form-urlencoded"}, 415),
+    "no content type": (b"x", {}, 415),
+    "nothing": (None, {}, 415),
+    "empty body": (b"", KIND, 400),
+}
+
+
+@pytest.mark.parametrize("what", FORMS)
+def test_a_wrong_form_is_refused(steady, what):
+    (body, headers, status), (client, localizer) = FORMS[what], steady
+    localizer.seen.clear()
+    answer = client.request("POST", "/scenes/hall/localize", body, headers)
+    assert answer.status == status and answer.error and not localizer.seen
+
+
+@pytest.mark.parametrize("name", ["cellar", "..%2f..%2fetc", "hall%00", "%F0%9F%A6%8A", "h" * 3000])
+def test_an_unknown_scene_is_404(steady, name):
+    assert steady[0].localize(image_bytes(), scene=name).status == 404
+
+
+def test_other_methods_and_paths(start):
+    client = start()
+    assert client.request("DELETE", "/scenes").status == 405 and client.get("/scenes/hall/localize").status == 405
+    assert client.get("/etc/passwd").status == 404 and client.request("BREW", "/").status == 405
+    assert client.get("/docs").status == 404  # its scripts would come from elsewhere
+
+
+def test_what_is_no_http_is_refused(start):
+    client = start()
+    for data in (b"nonsense\r\n\r\n", b"\x16\x03\x01\x02\x00" * 20, b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 200_000 + b"\r\n\r\n"):
+        with client.raw(data) as connection:
+            assert b" 400 " in connection.recv(1000) or data.startswith(b"\x16")
+    assert client.get("/healthz").status == 200
+
+
+def test_too_large_is_said_before_it_is_read(start, localizer):
+    client = start(body_bytes=100_000)
+    begun = time.monotonic()
+    with client.raw(
+        b"POST /scenes/hall/localize HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data\r\nContent-Length: 99999999\r\n\r\n"
+    ) as raw:
+        assert raw.recv(1000).startswith(b"HTTP/1.1 413")
+    assert time.monotonic() - begun < 1.5
+    assert client.localize(image_bytes(), headers={"Expect": "100-continue"}).status == 200
+    assert "0.0953674 MiB" in client.localize(bytes(200_000)).error
+
+
+def test_too_large_is_noticed_while_it_streams(start, localizer):
+    client = start(body_bytes=100_000)
+    sent = []
+
+    def endless():
+        yield form(image_bytes())[:200]
+        for _ in range(400):
+            sent.append(1)
+            yield bytes(10_000)
+
+    answer = client.request("POST", "/scenes/hall/localize", endless(), KIND, encode_chunked=True)
+    assert answer.status == 413 and answer.error and not localizer.seen
+    assert client.metric("d2s_received_bytes_total") < 1_000_000 or len(sent) < 400
+
+
+def test_a_slow_client_is_not_waited_for(start):
+    client = start(upload_seconds=0.4)
+    head = f"POST /scenes/hall/localize HTTP/1.1\r\nHost: a\r\nContent-Type: {KIND['Content-Type']}\r\nContent-Length: 5000\r\n\r\n--e7"
+    with client.raw(head.encode()) as raw:
+        begun = time.monotonic()
+        assert client.localize(image_bytes()).status == 200  # meanwhile
+        assert raw.recv(1000).startswith(b"HTTP/1.1 408") and 0.2 < time.monotonic() - begun < 2
+
+
+def test_headers_that_do_not_come_end_the_connection(start):
+    client = start(header_seconds=0.3)
+    for data in (b"", b"GET / HT", b"POST /scenes/hall/localize HTTP/1.1\r\nHost: a\r\n"):
+        with client.raw(data) as connection:
+            begun = time.monotonic()
+            assert connection.recv(100) == b"" and time.monotonic() - begun < 2
+
+
+def test_connections_are_counted(start):
+    client = start(connections=2, header_seconds=30)
+    with client.raw(b"") as first, client.raw(b"") as second:
+        wait_until(lambda: len(client.server.server_state.connections) == 2)
+        busy = client.get("/healthz")
+        assert busy.status == 503 and busy.headers["Retry-After"] and busy.error
+        assert first.fileno() != second.fileno()
+    wait_until(lambda: not client.server.server_state.connections)
+    assert client.get("/healthz").status == 200
+
+
+def test_overload_is_503_and_everything_accepted_is_answered(start, localizer):
+    client = start(queue=3)
+    localizer.go.clear()
+    answers = []
+    threads = [threading.Thread(target=lambda: answers.append(client.localize(image_bytes()))) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(answers) == 8)
+    assert client.get("/healthz").json["queue"] == {"waiting": 3, "capacity": 3} and client.metric("d2s_queue_length") == 3
+    localizer.go.set()
+    for thread in threads:
+        thread.join(10)
+    assert sorted(answer.status for answer in answers) == [200] * 4 + [503] * 8
+    assert all(int(a.headers["retry-after"]) >= 1 and "Try again" in a.error for a in answers if a.status == 503)
+    assert client.localize(image_bytes()).status == 200 and len(localizer.seen) == 5
+
+
+def test_bodies_that_are_being_read_are_counted(start):
+    client = start(uploads=1)
+    head = f"POST /scenes/hall/localize HTTP/1.1\r\nHost: a\r\nContent-Type: {KIND['Content-Type']}\r\nContent-Length: 5000\r\n\r\n--e7"
+    with client.raw(head.encode()):
+        wait_until(lambda: client.metric("d2s_uploads") == 1)
+        assert client.localize(image_bytes()).status == 503
+    wait_until(lambda: client.metric("d2s_uploads") == 0)
+    assert client.localize(image_bytes()).status == 200
+
+
+def test_time_limits_of_computing_and_waiting(start, localizer):
+    client = start(answer_seconds=0.5)
+    localizer.go.clear()
+    statuses = []
+    threads = [threading.Thread(target=lambda: statuses.append(client.localize(image_bytes()).status)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert sorted(statuses) == [503, 504]  # the second never began
+    localizer.go.set()
+    wait_until(lambda: client.localize(image_bytes()).status == 200)
+    assert len(localizer.seen) == 2
+
+
+def test_a_thread_that_does_not_come_back_makes_the_service_unhealthy(start, localizer):
+    client = start(answer_seconds=0.1)
+    localizer.go.clear()
+    assert client.localize(image_bytes()).status == 504
+    wait_until(lambda: client.get("/healthz").status == 503)
+    localizer.go.set()
+    wait_until(lambda: client.get("/healthz").status == 200)
+
+
+def test_work_of_a_client_that_went_away_is_dropped(start, localizer):
+    client = start()
+    localizer.go.clear()
+    body = form(image_bytes())
+    head = f"POST /scenes/hall/localize HTTP/1.1\r\nHost: a\r\nContent-Type: {KIND['Content-Type']}\r\nContent-Length: {len(body)}\r\n\r\n"
+    with client.raw(head.encode() + body):
+        wait_until(lambda: len(localizer.seen) == 1)
+        with client.raw(head.encode() + body):
+            wait_until(lambda: client.metric("d2s_queue_length") == 1)
+        wait_until(lambda: client.metric("d2s_queue_length") == 0)
+    localizer.go.set()
+    assert client.localize(image_bytes()).status == 200 and len(localizer.seen) == 2
+
+
+def test_a_defect_is_500_without_details(start, localizer, caplog):
+    client = start()
+    localizer.error = ZeroDivisionError("secret")
+    answer = client.localize(image_bytes())
+    assert answer.status == 500 and "secret" not in answer.error and "secret" in caplog.text
+    localizer.error = None
+    assert client.localize(image_bytes()).status == 200
+
+
+def test_full_memory_is_no_defect(start, localizer):
+    localizer.error = MemoryError()
+    assert start().localize(image_bytes()).status == 503
+
+
+def test_a_scene_that_cannot_be_loaded_leaves_the_others(start, localizer, tmp_path, caplog):
+    def load(path):
+        if path.name == "broken":
+            raise MissingFileError(f"{path}/secret is missing")
+        return localizer
+
+    client = start(scenes={name: model_folder(tmp_path / name) for name in ("hall", "broken")}, load=load)
+    broken = client.localize(image_bytes(), scene="broken")
+    assert broken.status == 503 and "secret" not in broken.error and "secret" in caplog.text
+    assert client.localize(image_bytes()).status == 200
+
+
+def test_keys(start):
+    client = start(keys=("first key 1", "second key"))
+    assert client.get("/healthz").status == client.get("/").status == client.get("/openapi.json").status == 200
+    for path in ("/scenes", "/metrics", "/nowhere"):
+        refused = client.get(path)
+        assert refused.status == 401 and refused.headers["www-authenticate"] == "Bearer" and refused.error
+    assert client.localize(image_bytes()).status == 401
+    for wrong in ("", "second", "second key2", "é", "x" * 10_000):
+        assert client.get("/scenes", **{"X-API-Key": wrong}).status == 401
+    assert client.get("/scenes", **{"X-API-Key": "second key"}).status == 200
+    assert client.get("/scenes", Authorization="Bearer first key 1").status == 200
+    assert client.localize(image_bytes(), headers={"X-API-Key": "first key 1"}).status == 200
+
+
+def test_one_line_of_json_per_request(start, caplog):
+    with caplog.at_level(logging.INFO, "d2s.service.access"):
+        client = start(keys=("first key 1",))
+        client.localize(image_bytes(), headers={"X-API-Key": "first key 1"})
+        client.get("/a%0ab%22c", **{"X-API-Key": "first key 1"})
+        wait_until(lambda: len(caplog.records) >= 2)
+    good, bad = (json.loads(record.getMessage()) for record in caplog.records[:2])
+    assert good["status"] == 200 and good["scene"] == "hall" and good["success"] and good["inliers"] == 3 and good["bytes"] > 1000
+    assert bad["status"] == 404 and bad["path"] == '/a\nb"c' and "\n" not in caplog.records[1].getMessage()
+    assert "first key" not in caplog.text
