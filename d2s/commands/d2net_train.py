@@ -136,6 +136,8 @@ def _train(args: argparse.Namespace, options: TrainingOptions, processes: Proces
         files.remove_leftovers()
         if args.resume == "never":
             files.clear()
+    else:
+        logging.getLogger("d2s").setLevel(logging.ERROR)  # one of them tells
     processes.total(0)  # the others wait until that is done
     network = starting_network(args.model_file, options.seed)
     start = _digest(network)
