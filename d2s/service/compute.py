@@ -16,14 +16,13 @@ import pycolmap
 from d2s.errors import D2SError, InputError
 from d2s.localization.result import LocalizationResult
 from d2s.service.catalogue import Catalogue
-from d2s.service.refusal import Refused, overloaded
+from d2s.service.refusal import Refused, client_gone, overloaded
 from d2s.service.uploads import decode
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 MAX_POINTS = 500
 POLL_SECONDS = 0.25
-CLIENT_GONE = 499  # nobody reads it; the log does
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ async def finished(future: Future[T], seconds: float, is_gone: Callable[[], Awai
             if waiting.done():
                 break
             if await is_gone():
-                raise Refused(CLIENT_GONE, "The client has gone.")
+                raise client_gone()
             if time.monotonic() >= end:
                 raise _late(future, seconds)
         return waiting.result()

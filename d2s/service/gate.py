@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from d2s.service.metrics import Metrics
-from d2s.service.refusal import Refused
+from d2s.service.refusal import Refused, client_gone
 from d2s.service.settings import Limits
 
 access = logging.getLogger("d2s.service.access")
@@ -101,8 +101,11 @@ class Exchange:
         return Refused(413, f"The request has more than {self._limits.body_bytes / 2**20:g} MiB.", "Send a smaller image.")
 
     async def receive(self) -> Message:
-        """The next part of the body. Raises Refused when there are too many (413) or they come too slowly (408)."""
-        message = await self._next(None if self.complete else self.begun + self._limits.upload_seconds - time.monotonic())
+        """The next part of the body. Raises Refused when there are too many (413), they come too slowly (408), or no more (499)."""
+        expected = not self.complete
+        message = await self._next(self.begun + self._limits.upload_seconds - time.monotonic() if expected else None)
+        if expected and message["type"] == "http.disconnect":
+            raise client_gone()
         if self.received > self._limits.body_bytes:
             raise self._too_large()
         return message

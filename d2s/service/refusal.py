@@ -25,3 +25,8 @@ class Refused(D2SError):
 def overloaded(what: str, retry_after: float) -> Refused:
     """503: come back later."""
     return Refused(503, f"The service is busy: {what}.", "Try again after the seconds that Retry-After says.", retry_after)
+
+
+def client_gone() -> Refused:
+    """An answer that nobody reads; the log and the metrics say 499, as other servers do."""
+    return Refused(499, "The client has gone.")
