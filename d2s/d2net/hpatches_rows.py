@@ -74,9 +74,16 @@ class ExtractedHere:
             self._extract(path, sequence)
         try:
             with FeatureReader(path) as reader:
-                return [_unit(reader.read(name)) for name in names]
+                found = [_unit(reader.read(name)) for name in names]
         except InputError as error:
             raise FormatError(error.problem, "Delete it, and run the same command again.") from None
+        for image, features in zip(sequence.images, found, strict=True):
+            if features.image_size != (size := image_size(image)):
+                raise SettingsMismatchError(
+                    f"{path} is of another data set: {image} has {size} pixels, its features are of {features.image_size}.",
+                    "Use another --output, or extract anew with --overwrite.",
+                )
+        return found
 
     def _extract(self, path: Path, sequence: PlanarSequence) -> None:
         writer = FeatureWriter(path, self.settings())

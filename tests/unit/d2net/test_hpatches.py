@@ -226,6 +226,16 @@ def test_a_killed_sequence_and_a_damaged_file(dataset: Path, tmp_path: Path) -> 
         ExtractedHere("sift 1/2", SiftExtractor("sift", 30, max_side=99), tmp_path)
 
 
+def test_kept_features_of_another_data_set_are_refused(dataset: Path, tmp_path: Path) -> None:
+    row = ExtractedHere("sift", SiftExtractor("sift", 30), tmp_path)
+    sequence = read_hpatches(dataset)[0]
+    row.features(sequence)
+    image = sequence.images[4]
+    cv2.imwrite(str(image), cv2.resize(cv2.imread(str(image)), (75, 60)))
+    with pytest.raises(SettingsMismatchError, match=rf"{image}.*\(75, 60\).*--output"):
+        row.features(sequence)
+
+
 def test_images_without_keypoints_are_no_error(dataset: Path, tmp_path: Path) -> None:
     for image in read_hpatches(dataset)[0].images:
         cv2.imwrite(str(image), np.full((40, 50), 128, np.uint8))
