@@ -28,7 +28,8 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 OPEN = ("/", "/healthz", "/openapi.json")
 """Paths that need no key: they say nothing about the scenes."""
 
-LINGER_SECONDS = 2.0
+LINGER_SECONDS = 3.0
+LINGER_BODIES = 4
 ROUTE_OF = ("/", "/healthz", "/scenes", "/metrics", "/openapi.json")
 
 
@@ -133,7 +134,7 @@ class Exchange:
 
     async def _linger(self) -> None:
         """Closing a connection with data on the way makes the client lose the answer; so that is taken in, and thrown away."""
-        end, most = time.monotonic() + LINGER_SECONDS, self.received + self._limits.body_bytes
+        end, most = time.monotonic() + LINGER_SECONDS, self.received + LINGER_BODIES * self._limits.body_bytes
         try:
             while not self.complete and self.received < most and time.monotonic() < end:
                 await self._next(end - time.monotonic())

@@ -76,6 +76,12 @@ class Process:
         connection.close()
         return answer
 
+    def workers(self) -> list[int]:
+        """Process ids of the worker processes."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
         code = self.process.wait(60)
@@ -133,9 +139,10 @@ def test_an_idle_service_ends_at_once(serve):
     assert service.end(signal.SIGINT) == 0 and time.monotonic() - begun < 5
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
 def test_worker_processes_share_the_work_and_are_replaced(serve):
     service = serve("--workers", "2")
-    seen, end = b"", time.monotonic() + 60
+    seen, end = b"", time.monotonic() + 90
     while b"d2s_processes 2" not in seen:
         assert time.monotonic() < end, seen
         seen = service.get("/metrics")[1]
@@ -144,4 +151,9 @@ def test_worker_processes_share_the_work_and_are_replaced(serve):
     time.sleep(1.2)  # every process tells the others once a second
     counts = {service.get("/metrics")[1].count(b'd2s_images_total{scene="hall",result="failed"} 1\n') for _ in range(6)}
     assert counts == {1}
+    os.kill(service.workers()[0], signal.SIGKILL)
+    while not any("starting another" in line for line in service.lines):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert service.localize(picture())[0] == 200  # by the one that is left, at the latest
     assert service.end() == 0 and not any("Traceback" in line for line in service.lines)

@@ -33,6 +33,7 @@ EXPECTED = (
     "refined_poses",
     "run_formats",
     "self_update",
+    "service",
 )
 
 FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
