@@ -63,9 +63,9 @@ def matches_near(
     pixels, _ = project(camera, local)
     size = np.array([camera.width, camera.height])
     seen = np.flatnonzero((local[:, 2] > 0) & (pixels > -radius).all(axis=1) & (pixels < size + radius).all(axis=1))
-    distance, near = tree.query(pixels[seen], k=min(NEIGHBOURS, tree.n), distance_upper_bound=radius)
-    which, column = np.nonzero(np.isfinite(distance.reshape(len(seen), -1)))
-    rows, index = near.reshape(len(seen), -1)[which, column], seen[which]
+    distance, near = tree.query(pixels[seen], k=NEIGHBOURS, distance_upper_bound=radius)
+    which, column = np.nonzero(np.isfinite(distance))
+    rows, index = near[which, column], seen[which]
     similarity = np.einsum("kd,kd->k", descriptors[rows], landmarks.descriptors[index])
     enough = similarity >= landmarks.min_similarity
     rows, index, similarity = rows[enough], index[enough], similarity[enough]
