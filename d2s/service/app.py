@@ -165,10 +165,10 @@ def create_app(settings: ServiceSettings, load: Load | None = None) -> Applicati
         "/scenes/{name}/localize",
         summary="Pose of one image",
         responses=schema.responses(),
-        openapi_extra={"requestBody": schema.REQUEST},
+        openapi_extra={"parameters": [schema.NAME], "requestBody": schema.REQUEST},
     )
-    async def localize(name: str, request: Request) -> JSONResponse:
-        return JSONResponse(await localized(service, service.scene(name), request))
+    async def localize(request: Request) -> JSONResponse:
+        return JSONResponse(await localized(service, service.scene(request.path_params["name"]), request))
 
     return Gate(app, settings.limits, settings.keys, service.metrics)
 

@@ -14,6 +14,8 @@ def _list(count: int, text: str) -> dict[str, Any]:
     return {"type": ["array", "null"], "items": {"type": "number"}, "minItems": count, "maxItems": count, "description": text}
 
 
+NAME: dict[str, Any] = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}, "description": "Name of the scene."}
+
 REQUEST: dict[str, Any] = {
     "required": True,
     "content": {

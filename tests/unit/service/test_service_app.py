@@ -61,6 +61,8 @@ def test_what_the_service_says_of_itself(start):
     assert client.get("/scenes").json["scenes"][0]["loaded"] and client.get("/scenes").json["scenes"][0]["cameras"] == [CAMERA]
     paths = client.get("/openapi.json").json["paths"]
     assert set(paths) == {"/", "/healthz", "/scenes", "/metrics", "/scenes/{name}/localize"}
+    post = paths["/scenes/{name}/localize"]["post"]
+    assert "422" not in post["responses"] and post["parameters"][0]["name"] == "name"
     assert "multipart/form-data" in paths["/scenes/{name}/localize"]["post"]["requestBody"]["content"]
 
 
