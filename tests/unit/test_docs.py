@@ -22,6 +22,7 @@ EXPECTED = (
     "datasets",
     "design_decisions",
     "design_decisions_data",
+    "experiments",
     "extra_images",
     "file_formats",
     "first_map",
