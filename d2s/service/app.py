@@ -185,7 +185,7 @@ async def localized(service: Service, scene: ServedScene, request: Any) -> dict[
         data, name, fields = await read_form(request)
     size = await asyncio.to_thread(check_header, data, service.limits.pixels)
     camera = camera_for(size, fields.get("camera"), scene.cameras)
-    job = Job(scene.name, name, data, size, camera, fields.get("details") in ("1", "true"))
+    job = Job(scene.name, name, data, size, camera, fields.get("details") == "1")
     future = service.worker.submit(lambda: job.run(service.catalogue))
     value = await finished(future, service.limits.answer_seconds, request.is_disconnected)
     notes.update(success=value["success"], inliers=value["inliers"])
@@ -206,6 +206,8 @@ async def read_form(request: Any) -> tuple[bytes, str, dict[str, str]]:
         fields = {key: form[key] for key in FIELDS if key in form}
         if not all(isinstance(value, str) for value in fields.values()):
             raise Refused(400, f"The form fields {' and '.join(FIELDS)} are text, not files.")
+        if fields.get("details", "0") not in ("0", "1"):
+            raise Refused(400, "The form field details is neither 0 nor 1.")
         return await image.read(), (image.filename or "image")[:200], fields
 
 

@@ -182,6 +182,7 @@ FORMS = {
     "camera is a file": (form(image_bytes()).replace(b'name="image"', b'name="camera"'), KIND, 400),
     "two images": (form(image_bytes())[: -len(BOUNDARY) - 6] + form(image_bytes()), KIND, 400),
     "another field": (form(image_bytes(), gain="3"), KIND, 400),
+    "neither 0 nor 1": (form(image_bytes(), details="2"), KIND, 400),
     "many fields": (form(image_bytes(), **{f"f{i}": "1" for i in range(2000)}), KIND, 400),
     "part without name": (part("Content-Disposition: form-data"), KIND, 400),
     "part without headers": (part("X: y"), KIND, 400),
@@ -270,6 +271,17 @@ def test_headers_that_do_not_come_end_the_connection(start):
         with client.raw(data) as connection:
             begun = time.monotonic()
             assert connection.recv(100) == b"" and time.monotonic() - begun < 2
+
+
+def test_a_further_request_on_a_connection_must_come_soon_too(start):
+    client = start(header_seconds=0.3)
+    with client.raw(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n") as connection:
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+        connection.sendall(b"GET /healthz HT")
+        begun = time.monotonic()
+        while connection.recv(1000):
+            assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun > 0.1
 
 
 def test_connections_are_counted(start):
