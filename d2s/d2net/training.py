@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -123,7 +124,7 @@ class D2NetTrainer:
         loader = DataLoader(
             PairDataset(mine, self.options.crop_size, done),
             batch_size=size // self.processes.count,
-            num_workers=self.options.num_workers,
+            num_workers=min(self.options.num_workers, os.cpu_count() or 1),
             collate_fn=list,
             generator=torch.Generator(),  # its own, so that loading does not draw from the global one
         )
