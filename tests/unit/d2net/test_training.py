@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
@@ -101,6 +102,22 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_spoilt(megadepth
     assert torch.equal(before, network.state_dict()[LAST_LAYER + "weight"])
 
 
+def test_loading_processes_change_nothing(megadepth: Path, tmp_path: Path) -> None:
+    network = starting_network(Path("random"), 1)
+    found = []
+    for workers in (0, 2):
+        settings = options(megadepth, num_workers=workers, batch_size=3)
+        pairs = draw_pairs(megadepth, megadepth / "info", ["0000"], settings.limits, 1, 1)
+        trainer = D2NetTrainer(
+            settings, network, make_optimizer(network, 1e-3), Progress(), CheckpointFiles(tmp_path, "x"), Processes(), ""
+        )
+        found.append([sample for batch in trainer._batches(pairs, 1) for sample in batch])
+    assert [len(samples) for samples in found] == [1, 1]  # the second batch of four pairs
+    for one, two in zip(*found, strict=True):
+        for side in range(2):
+            assert torch.equal(one[side].image, two[side].image) and torch.equal(one[side].view.depth, two[side].view.depth)
+
+
 def test_learning_rates() -> None:
     def rates(scheduler: str, epochs: list[float]) -> list[float]:
         settings = TrainingOptions(Path(), Path(), num_epochs=20, lr=0.5, scheduler=scheduler)
@@ -142,6 +159,13 @@ def test_starting_weights(model_file: Path, tmp_path: Path, caplog: pytest.LogCa
     for path in (tmp_path / "other.pth", tmp_path / "none.pth"):
         with pytest.raises(WeightsError, match=path.stem):
             starting_network(path, 1)
+
+
+def test_checkpoints_of_the_published_training_are_a_start(model_file: Path, tmp_path: Path) -> None:
+    """They hold the arguments of their run and numbers of NumPy beside the weights."""
+    entries = {"args": argparse.Namespace(lr=0.001), "epoch_idx": 3, "model": weights(model_file), "train_loss_history": [np.float64(0.5)]}
+    torch.save(entries, tmp_path / "d2.03.pth")
+    assert_equal(starting_network(tmp_path / "d2.03.pth", 1).state_dict(), weights(model_file))
 
 
 class Run:
