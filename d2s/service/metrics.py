@@ -15,7 +15,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "d2s_refused_total": ("counter", "Requests that were not computed, by status."),
     "d2s_images_total": ("counter", "Images by scene and result."),
     "d2s_received_bytes_total": ("counter", "Bytes of request bodies."),
-    "d2s_model_loads_total": ("counter", "Models read into memory, by scene."),
+    "d2s_model_loads_total": ("counter", "Models read into memory."),
     "d2s_answer_seconds": ("histogram", "Seconds from a request's first byte to its answer, images only."),
     "d2s_stage_seconds_total": ("counter", "Seconds of computing by scene and stage."),
     "d2s_queue_length": ("gauge", "Images that wait."),
