@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -11,11 +10,9 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from d2s.commands.folders import writable_folder
-from d2s.d2net.megadepth import MegaDepthScene, scenes_of
+from d2s.d2net.megadepth import Attempt, MegaDepthScene, SceneReport, attempt, scenes_of
 from d2s.d2net.megadepth_prepare import MIN_DEPTH_KB, prepare_scene
 from d2s.errors import InputError
-
-log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,20 +26,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prepare the scenes; those that lack files are named and left out."""
+    """Prepare the scenes; those that lack files are left out, those that fail are an error at the end."""
     if args.workers < 1:
         raise InputError(f"--workers must be at least 1, not {args.workers}.")
     writable_folder("--output_path", args.output_path)
     scenes = scenes_of(args.base_path, "Undistorted_SfM", args.scene_id)
-    for number, (scene, outcome) in enumerate(zip(scenes, _outcomes(scenes, args), strict=True), start=1):
-        log.info("%d/%d %s: %s", number, len(scenes), scene.name, outcome)
+    report = SceneReport(len(scenes))
+    for scene, outcome in zip(scenes, _attempts(scenes, args), strict=True):
+        report.add(scene.name, outcome)
+    report.raise_if_any()
     if not any(_target(args.output_path, scene).is_file() for scene in scenes):
         raise InputError(f"{args.base_path} has no scene with undistorted photos and depth maps.", "Run d2s d2net undistort first.")
     return 0
 
 
-def _outcomes(scenes: list[MegaDepthScene], args: argparse.Namespace) -> Iterator[str]:
-    work = partial(prepare_scene, min_depth_kb=args.min_depth_kb)
+def _attempts(scenes: list[MegaDepthScene], args: argparse.Namespace) -> Iterator[Attempt]:
+    work = partial(attempt, prepare_scene, min_depth_kb=args.min_depth_kb)
     targets = [_target(args.output_path, scene) for scene in scenes]
     if args.workers == 1:
         yield from map(work, scenes, targets)

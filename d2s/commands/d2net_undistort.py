@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
 
-from d2s.d2net.megadepth import scenes_of
+from d2s.d2net.megadepth import SceneReport, attempt, scenes_of
 from d2s.d2net.megadepth_undistort import SOURCES, find_program, undistort_scene
 from d2s.errors import InputError
-
-log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,14 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Undistort scene after scene; those that lack files are named and left out."""
+    """Undistort scene after scene; those that lack files are left out, those that fail are an error at the end."""
     program = find_program(args.colmap_path)
     scenes = scenes_of(args.base_path, SOURCES, args.scene_id)
-    done = 0
-    for number, scene in enumerate(scenes, start=1):
-        outcome = undistort_scene(scene, program)
-        done += outcome in ("undistorted", "present")
-        log.info("%d/%d %s: %s", number, len(scenes), scene.name, outcome)
-    if not done:
+    report = SceneReport(len(scenes))
+    for scene in scenes:
+        report.add(scene.name, attempt(undistort_scene, scene, program))
+    report.raise_if_any()
+    if not any((scene.undistorted / "sparse-txt").is_dir() for scene in scenes):
         raise InputError(f"{args.base_path} has no scene with an SfM model and photos.", "Unpack both parts of MegaDepth there.")
     return 0

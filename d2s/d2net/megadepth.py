@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from d2s.errors import InputError, MissingFileError
+from d2s.errors import D2SError, InputError, MissingFileError, ReconstructionError
+
+log = logging.getLogger(__name__)
 
 _TRAIN_SCENES = """
     0000 0001 0002 0003 0004 0005 0007 0008 0011 0012 0013 0015 0017 0019 0020 0021 0022 0023 0024 0025 0026 0027 0032 0035 0036 0037
@@ -75,6 +79,42 @@ def scenes_of(root: Path, folder: str, chosen: Sequence[str] = ()) -> list[MegaD
     if missing or not names:
         raise MissingFileError(f"{root / folder} has no scene {' '.join(missing)}".strip() + ".", "Scenes are its sub-folders.")
     return [MegaDepthScene(root, name) for name in names]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What work on a scene came to: what was done, or the problem that ended it."""
+
+    outcome: str
+    failed: bool = False
+
+
+def attempt(work: Callable[..., str], *arguments: Any, **options: Any) -> Attempt:
+    """Do the work; the scenes of a night are not lost because one of them is damaged."""
+    try:
+        return Attempt(work(*arguments, **options))
+    except D2SError as error:
+        return Attempt(error.problem, failed=True)
+
+
+class SceneReport:
+    """Tells of scene after scene: one line each at once, one error at the end."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.told, self.problems = count, 0, list[str]()
+
+    def add(self, name: str, result: Attempt) -> None:
+        """Called for each of them."""
+        self.told += 1
+        log.log(logging.WARNING if result.failed else logging.INFO, "%d/%d %s: %s", self.told, self.count, name, result.outcome)
+        self.problems += [f"{name}: {result.outcome}"] if result.failed else []
+
+    def raise_if_any(self) -> None:
+        """Raises ReconstructionError when scenes have failed: the others are done."""
+        if self.problems:
+            raise ReconstructionError(
+                f"{len(self.problems)} of {self.count} scenes failed, first {self.problems[0]}", "The others are done."
+            )
 
 
 def read_scene_list(path: Path) -> list[str]:

@@ -70,8 +70,11 @@ def _with_pycolmap(scene: MegaDepthScene, target: Path, largest: int, _: Path | 
         raise MissingFileError(f"{scene.source_images} has none of the photos of {scene.source_model}.", "Unpack MegaDepth_v1_SfM whole.")
     options = pycolmap.UndistortCameraOptions()
     options.max_image_size = largest
-    with quiet_colmap():
-        pycolmap.undistort_images(target, scene.source_model, scene.source_images, names, undistort_options=options)
+    try:
+        with quiet_colmap():
+            pycolmap.undistort_images(target, scene.source_model, scene.source_images, names, undistort_options=options)
+    except (ValueError, RuntimeError, LookupError) as error:
+        raise ReconstructionError(f"COLMAP cannot undistort {scene.source_model}: {' '.join(str(error).split())[-200:]}") from None
     (target / "sparse-txt").mkdir()
     read_model(target / "sparse").write_text(target / "sparse-txt")
 
@@ -111,7 +114,7 @@ def read_model(folder: Path) -> pycolmap.Reconstruction:
     try:
         with quiet_colmap():
             return pycolmap.Reconstruction(folder)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, LookupError) as error:
         raise FormatError(f"{folder} is no COLMAP model that can be read: {' '.join(str(error).split())[-200:]}") from None
 
 

@@ -267,6 +267,22 @@ def test_scenes_that_lack_files_are_named(copy: MegaDepthScene, capsys: pytest.C
     assert prepare(copy.root, "--scene_id", "0009") == prepare(copy.root, "--workers", "0") == 2
 
 
+def test_damaged_scenes_do_not_stop_the_others(copy: MegaDepthScene, capsys: pytest.CaptureFixture[str]) -> None:
+    damaged = MegaDepthScene(copy.root, "-1")
+    shutil.copytree(copy.source_model.parents[2], damaged.source_model.parents[2])
+    shutil.copytree(copy.dense, damaged.dense)
+    (damaged.source_model / "images.bin").write_bytes(b"x")
+    shutil.rmtree(copy.undistorted)
+    assert undistort(copy.root) == 1 and copy.undistorted.is_dir() and not damaged.undistorted.exists()
+    assert "1 of 2 scenes failed, first -1: " in capsys.readouterr().err
+    shutil.copytree(copy.undistorted, damaged.undistorted)
+    (damaged.undistorted / "sparse" / "images.bin").write_bytes(b"x")
+    (copy.root / "info" / "0000.npz").unlink()
+    assert prepare(copy.root) == 1
+    assert [path.name for path in (copy.root / "info").iterdir()] == ["0000.npz"]
+    assert "1 of 2 scenes failed, first -1: " in capsys.readouterr().err
+
+
 def test_depth_maps_of_another_size_are_left_out(copy: MegaDepthScene, capsys: pytest.CaptureFixture[str]) -> None:
     with h5py.File(copy.dense / "depths" / "b1.h5", "w") as file:
         file["depth"] = np.ones((50, 60), np.float32)
