@@ -18,6 +18,7 @@ from d2s.geometry import pose
 from d2s.geometry.camera import project
 from d2s.localization.correspondences import Correspondences
 from d2s.localization.refine import find_inliers, refine_pose
+from d2s.matching.nearest import mutual_nearest_neighbors
 from d2s.regressor.dense_landmarks import LandmarkMap
 
 Array = NDArray[np.float64]
@@ -53,6 +54,12 @@ def refine_by_map(
         current = refine_pose(current, points, radius * max_error)
     inliers = points.scatter(find_inliers(current, points, max_error))
     return Guided(current, rows, landmarks.xyz[index], inliers)
+
+
+def match_whole_map(features: LocalFeatures, landmarks: LandmarkMap) -> tuple[NDArray[np.int64], Array]:
+    """Keypoints (K,) and the scene points (K, 3) of the landmarks that they are mutual nearest neighbours with."""
+    pairs = mutual_nearest_neighbors(_unit(np.asarray(features.descriptors, dtype=np.float32)), landmarks.descriptors)
+    return pairs[:, 0].astype(np.int64), landmarks.xyz[pairs[:, 1]]
 
 
 def matches_near(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pycolmap
@@ -16,12 +17,14 @@ from numpy.typing import NDArray
 from d2s.errors import InputError
 from d2s.features.base import Extractor, LocalFeatures
 from d2s.geometry.camera import parse_camera
-from d2s.localization.base import PoseEstimator
-from d2s.localization.guided import refine_by_map
+from d2s.localization.base import PoseEstimate, PoseEstimator
+from d2s.localization.guided import match_whole_map, refine_by_map
 from d2s.localization.result import LocalizationResult
 from d2s.localization.table import DEFAULT_ESTIMATOR, make_estimator
 from d2s.regressor.base import HasLandmarks, SceneRegressor
+from d2s.regressor.dense_landmarks import LandmarkMap
 
+WEAK = 0.15  # a pose with a smaller share of the keypoints behind it is checked against what all landmarks say
 MIN_KEPT = 50  # when fewer keypoints are reliable, the most reliable ones up to this number go to PnP
 
 Image = NDArray[np.uint8] | str | os.PathLike[str]
@@ -134,19 +137,40 @@ class Localizer:
         with _timed(ms, "pnp"):
             used = select_reliable(reliability, self.threshold if threshold is None else threshold)
             found = self.estimator.estimate(features.keypoints[used], xyz[used], camera, reliability[used])
+            result = self._result(found, features, xyz, reliability, used)
+            landmarks = self.regressor.landmark_map() if isinstance(self.regressor, HasLandmarks) else None
+            if landmarks is not None:
+                result = self._look_again(result, features, landmarks, camera)
+                if result.num_inliers < WEAK * len(features):
+                    asked = self._ask_all(features, reliability, landmarks, camera)
+                    result = asked if asked.num_inliers > result.num_inliers else result
+        result.ms.update(ms)
+        return result
+
+    def _result(
+        self, found: PoseEstimate, features: LocalFeatures, xyz: NDArray[Any], reliability: NDArray[np.float32], used: NDArray[np.bool_]
+    ) -> LocalizationResult:
+        """What the estimator found for the keypoints `used` (N,), of all N."""
         inliers = np.zeros(len(features), dtype=bool)
         inliers[np.flatnonzero(used)[found.inliers]] = True
         estimate = (found.success, self._in_world(found.cam_from_world), found.reason)
-        result = LocalizationResult(*estimate, ms, features.keypoints, xyz, reliability, used, inliers, found.cam_from_world)
-        with _timed(ms, "guided"):
-            result = self._look_again(result, features, camera)
-        ms["pnp"] += ms.pop("guided")
-        return result
+        return LocalizationResult(*estimate, {}, features.keypoints, xyz, reliability, used, inliers, found.cam_from_world)
 
-    def _look_again(self, result: LocalizationResult, features: LocalFeatures, camera: pycolmap.Camera) -> LocalizationResult:
-        """A pose from all landmarks of the map, where the network has such and they support the pose that was found."""
-        landmarks = self.regressor.landmark_map() if isinstance(self.regressor, HasLandmarks) else None
-        if result.cam_from_map is None or landmarks is None:
+    def _ask_all(
+        self, features: LocalFeatures, reliability: NDArray[np.float32], landmarks: LandmarkMap, camera: pycolmap.Camera
+    ) -> LocalizationResult:
+        """A pose from comparing every keypoint with every landmark: slower, but where a place repeats itself the few may be misled."""
+        rows, points = match_whole_map(features, landmarks)
+        xyz, used = np.zeros((len(features), 3), np.float32), np.zeros(len(features), dtype=bool)
+        xyz[rows], used[rows] = points, True
+        found = self.estimator.estimate(features.keypoints[used], xyz[used], camera)
+        return self._look_again(self._result(found, features, xyz, reliability, used), features, landmarks, camera)
+
+    def _look_again(
+        self, result: LocalizationResult, features: LocalFeatures, landmarks: LandmarkMap, camera: pycolmap.Camera
+    ) -> LocalizationResult:
+        """A pose from all landmarks of the map, where they support the pose that was found."""
+        if result.cam_from_map is None:
             return result
         guided = refine_by_map(result.cam_from_map, features, landmarks, camera, self.estimator.max_error)
         if guided is None or guided.inliers.sum() < result.num_inliers:
