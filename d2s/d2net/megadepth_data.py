@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from d2s.d2net.correspondences import View
 from d2s.d2net.scene_info import SceneInfo
-from d2s.errors import FormatError, MissingFileError
+from d2s.errors import D2SError, FormatError, MissingFileError
 from d2s.features.images import read_image
 from d2s.geometry.camera import pixels_from_colmap
 
@@ -110,8 +110,11 @@ def _photo(root: Path, info: SceneInfo, number: int, point: int) -> Photo:
 
 
 @dataclass(frozen=True)
-class PairDataset(Dataset[SamplePair]):
-    """The pairs of an epoch, cropped to squares of `crop_size` pixels; the same item is always the same."""
+class PairDataset(Dataset[SamplePair | D2SError]):
+    """The pairs of an epoch, cropped to squares of `crop_size` pixels; the same item is always the same.
+
+    A pair that cannot be read gives its error as item: raised in a loading process, it would lose its one line.
+    """
 
     pairs: Sequence[Pair]
     crop_size: int = 256
@@ -121,9 +124,25 @@ class PairDataset(Dataset[SamplePair]):
     def __len__(self) -> int:
         return len(self.pairs) - self.first
 
-    def __getitem__(self, number: int) -> SamplePair:
+    def __getitem__(self, number: int) -> SamplePair | D2SError:
         one, two = self.pairs[self.first + number]
-        return load_crop(one, self.crop_size), load_crop(two, self.crop_size)
+        try:
+            return load_crop(one, self.crop_size), load_crop(two, self.crop_size)
+        except D2SError as error:
+            return error
+
+
+def readable(items: Iterable[SamplePair | D2SError]) -> list[SamplePair]:
+    """The pairs of a batch; damaged files are named and left out. Raises MissingFileError where a file is not there at all."""
+    pairs = []
+    for item in items:
+        if isinstance(item, MissingFileError):
+            raise item
+        if isinstance(item, D2SError):
+            log.warning("Left out: %s", item.problem)
+        else:
+            pairs.append(item)
+    return pairs
 
 
 def load_crop(photo: Photo, size: int) -> Sample:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from d2s.d2net.correspondences import corresponding_cells
-from d2s.d2net.megadepth_data import Pair, PairDataset, SamplePair, draw_pairs
+from d2s.d2net.megadepth_data import Pair, PairDataset, SamplePair, draw_pairs, readable
 from d2s.d2net.processes import Processes
 from d2s.d2net.soft_detection import soft_detection
 from d2s.d2net.training_checkpoint import CheckpointFiles, Progress, save_checkpoint
@@ -130,7 +130,7 @@ class D2NetTrainer:
         )
         loaded = iter(loader) if done < len(mine) else iter(())
         for _ in range(first, math.ceil(len(pairs) / size)):
-            yield next(loaded, [])  # the last batch may leave nothing for this process
+            yield readable(next(loaded, []))  # the last batch may leave nothing for this process
 
     def _train_batch(self, batch: list[SamplePair]) -> None:
         for group in self.optimizer.param_groups:

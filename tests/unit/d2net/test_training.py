@@ -25,7 +25,7 @@ from d2s.d2net.starting_weights import starting_network
 from d2s.d2net.training import D2NetTrainer, Outcome, batch_outcome, make_optimizer
 from d2s.d2net.training_checkpoint import CheckpointFiles, Progress
 from d2s.d2net.training_options import TrainingOptions
-from d2s.errors import InputError, TrainingError, WeightsError
+from d2s.errors import InputError, MissingFileError, TrainingError, WeightsError
 from d2s.features.weights import load_state_dict
 
 CPU = torch.device("cpu")
@@ -116,6 +116,20 @@ def test_loading_processes_change_nothing(megadepth: Path, tmp_path: Path) -> No
     for one, two in zip(*found, strict=True):
         for side in range(2):
             assert torch.equal(one[side].image, two[side].image) and torch.equal(one[side].view.depth, two[side].view.depth)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_damaged_photos_are_named_and_missing_ones_an_error(workers: int, megadepth: Path, tmp_path: Path, caplog) -> None:
+    settings, network = options(megadepth, num_workers=workers, batch_size=2), starting_network(Path("random"), 1)
+    pairs = draw_pairs(megadepth, megadepth / "info", ["0000"], settings.limits, 1, 1)
+    (tmp_path / "bad.jpg").write_bytes(b"no photo")
+    trainer = D2NetTrainer(settings, network, make_optimizer(network, 1e-3), Progress(), CheckpointFiles(tmp_path, "x"), Processes(), "")
+    pairs[1] = (replace(pairs[1][0], image=tmp_path / "bad.jpg"), pairs[1][1])
+    assert [len(batch) for batch in trainer._batches(pairs)] == [1, 2]
+    assert f"Left out: Image {tmp_path / 'bad.jpg'}" in caplog.text
+    (tmp_path / "bad.jpg").unlink()
+    with pytest.raises(MissingFileError, match=r"bad\.jpg does not exist\.$"):
+        list(trainer._batches(pairs))
 
 
 def test_learning_rates() -> None:
