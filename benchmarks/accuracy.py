@@ -104,7 +104,7 @@ def measure(name: str, case: Case, data_dir: Path, work: Path, seeds: Sequence[i
         evaluated = run(name, "eval", trained, work)
         seconds = {"train": train, "eval": evaluated, **seconds}
         each.append(read_json(runs / run_name / "eval" / "metrics.json"))
-    metrics = each[0]
+    metrics = {key: value for key, value in each[0].items() if key != "model"}  # a path of this machine
     folder = scenes / case.dataset / case.scene
     report = read_json(folder / "report.json")
     state = read_json(runs / name / "state.json")
