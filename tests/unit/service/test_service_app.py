@@ -328,7 +328,8 @@ def test_a_client_that_leaves_in_the_middle_is_no_defect(start, caplog):
     with client.raw(head.encode()):
         wait_until(lambda: client.metric("d2s_uploads") == 1)
     wait_until(lambda: client.metric('d2s_requests_total{route="localize",method="POST",status="499"}') == 1)
-    assert client.metric("d2s_uploads") == 0 and "Traceback" not in caplog.text and not caplog.records
+    complaints = [record for record in caplog.records if record.levelno > logging.INFO]  # other tests may have switched the access log on
+    assert client.metric("d2s_uploads") == 0 and "Traceback" not in caplog.text and not complaints
 
 
 def test_time_limits_of_computing_and_waiting(start, localizer):
