@@ -74,8 +74,9 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         end = served.breaks.pop(0) if served.breaks else len(body)
         for i in range(0, min(end, len(body)), 8192):
-            self.wfile.write(body[i : min(i + 8192, end)])
-            self.server.sent += len(body[i : min(i + 8192, end)])
+            piece = body[i : min(i + 8192, end)]
+            self.server.sent += len(piece)  # before the client can have it, and look
+            self.wfile.write(piece)
             time.sleep(served.delay)
         self.close_connection = True
 
