@@ -17,7 +17,7 @@ from d2s.features.base import settings_hash
 from d2s.features.table import make_extractor
 from d2s.geometry.camera import format_camera
 from d2s.matching.table import make_matcher, matcher_settings
-from d2s.scene.atomic import write_json
+from d2s.scene.atomic import remove_leftovers, write_json
 from d2s.scene.extra_images import KINDS
 from d2s.scene.feature_store import FeatureReader
 from d2s.scene.label_store import LabelReader, write_labels
@@ -36,7 +36,7 @@ from processing.sfm.model_files import read_model, save_model
 from processing.sfm.observations import observed_points
 from processing.sfm.reconstruction import match_photos, placed, reconstruct
 from processing.sfm.refinement import LOOSE, refine_poses
-from processing.stages import Stages, remove_leftovers
+from processing.stages import Stages
 from processing.validation_split import MIN_TRAIN, with_validation
 
 logger = logging.getLogger(__name__)

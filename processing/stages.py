@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from d2s.errors import SettingsMismatchError
 from d2s.features.base import settings_hash
-from d2s.scene.atomic import read_json, write_json
+from d2s.scene.atomic import read_json, remove_leftovers, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -78,15 +77,6 @@ class Stages:
             f"{self.folder} was made with other settings ({name}: {'; '.join(changed[:4])}).",
             "Give the same settings, another --out_dir, or --overwrite to start anew.",
         )
-
-
-def remove_leftovers(folder: Path) -> None:
-    """What a killed run had not yet published."""
-    for path in folder.glob(".*.tmp"):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 from d2s.errors import InputError, MissingFileError, unknown_choice
 from d2s.features.d2net.extractor import D2NetExtractor, ScaledFeatures
 from d2s.features.extraction import OnError, extract_all
-from d2s.scene.atomic import atomic_path
+from d2s.scene.atomic import atomic_path, remove_leftovers_of
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +64,7 @@ def extract_files(
 
 def write_features(path: Path, features: ScaledFeatures, output_type: str) -> None:
     """`keypoints` (N, 3) float32 x, y, scale (top-left pixel centre at (0, 0)), `scores` (N,), `descriptors` (N, 512), as npz or mat."""
-    _remove_leftovers(path)
+    remove_leftovers_of(path)
     arrays = {"keypoints": features.with_scales(), "scores": features.scores, "descriptors": features.descriptors}
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         if output_type == "npz":
@@ -74,11 +73,3 @@ def write_features(path: Path, features: ScaledFeatures, output_type: str) -> No
             from scipy.io import savemat
 
             savemat(file, arrays)
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Delete what a killed process could not rename."""
-    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.tmp")
-    for leftover in path.parent.glob(".*.tmp"):
-        if ours.fullmatch(leftover.name):
-            leftover.unlink(missing_ok=True)

@@ -7,7 +7,6 @@ It is taken photo by photo, so that beside the result it needs the memory of one
 from __future__ import annotations
 
 import logging
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from d2s.d2net.megadepth import MegaDepthScene
 from d2s.d2net.megadepth_undistort import read_model
 from d2s.d2net.scene_info import SceneInfo
+from d2s.scene.atomic import remove_leftovers_of
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def prepare_scene(scene: MegaDepthScene, target: Path, min_depth_kb: float = MIN
         if not there:
             return f"no {path}"
     assert model_folder is not None
-    _remove_leftovers(target)
+    remove_leftovers_of(target)
     info = scene_info(scene, read_model(model_folder), min_depth_kb)
     info.save(target)
     return f"{np.count_nonzero(info.depth_paths != '')} of {len(info.depth_paths)} photos have depth"
@@ -159,11 +159,3 @@ def _depth_path(scene: MegaDepthScene, image: pycolmap.Image, model: pycolmap.Re
         log.warning("Left out: %s is %s, its photo %s.", path, shape, (camera.height, camera.width))
         return None
     return path
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Delete what a killed process could not rename."""
-    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.tmp")
-    for leftover in path.parent.glob(".*.tmp"):
-        if ours.fullmatch(leftover.name):
-            leftover.unlink(missing_ok=True)

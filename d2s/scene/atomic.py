@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -27,10 +28,28 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             shutil.rmtree(path)  # a folder cannot be replaced by rename while it has content
         os.replace(temporary, path)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes could not rename in a folder of ours: everything that is named as a temporary file or folder."""
+    for path in folder.glob(".*.tmp"):
+        _remove(path)
+
+
+def remove_leftovers_of(path: Path) -> None:
+    """Remove what killed writers of `path` could not rename, and nothing else: other people's files may lie beside it."""
+    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.tmp")
+    for leftover in path.parent.glob(".*.tmp"):
+        if ours.fullmatch(leftover.name):
+            _remove(leftover)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

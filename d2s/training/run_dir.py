@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from d2s.errors import MissingFileError
-from d2s.scene.atomic import read_json, write_json
+from d2s.scene.atomic import read_json, remove_leftovers, write_json
 
 
 def default_run_name(dataset: str, scene: str, config_stem: str, model: int) -> str:
@@ -72,11 +72,7 @@ class RunDir:
     def remove_leftovers(self) -> None:
         """Remove what a killed run had not yet published."""
         for folder in (self.path, self.path / "checkpoints"):
-            for path in folder.glob(".*.tmp"):
-                if path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink()
+            remove_leftovers(folder)
 
     def clear(self) -> None:
         """Remove what an earlier run left."""

@@ -82,8 +82,6 @@ def report_lines(report: dict[str, Any]) -> list[str]:
 def _begin(folder: Path, scene: Scene, options: AugmentOptions) -> Stages:
     """The stages of the sub-folder, after a check that what is there was made with the same options from the same scene."""
     target = extra_folder(folder, KIND)
-    for path in target.glob(".*.tmp"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
     stages = Stages(target)
     try:
         stages.run("settings", asdict(options), (), dict)

@@ -22,7 +22,7 @@ from d2s.features.base import LocalFeatures, settings_hash
 from d2s.features.table import FEATURES, make_extractor
 from d2s.geometry.camera import format_camera
 from d2s.matching.table import make_matcher
-from d2s.scene.atomic import atomic_path, read_json, write_json
+from d2s.scene.atomic import atomic_path, read_json, remove_leftovers, write_json
 from d2s.scene.manifest import Scene
 from processing.feature_stage import extract_scene
 from processing.hloc import package
@@ -85,7 +85,7 @@ class Driver:
         """Everything, as far as it is not there already with the same settings; gives the files."""
         logger.info("Running hloc %s in %s", package.version(), self.folder)
         write_json(self.folder / MARK, self.options.record())
-        self._remove_leftovers()
+        remove_leftovers(self.folder)
         train = scene.with_images(scene.split("train"))
         features = self._extract(scene)
         reference = self._reference(train)
@@ -93,14 +93,6 @@ class Driver:
         matcher, matches = self._match(features, pairs)
         sfm = self._triangulate(train, reference, features, pairs, matches, matcher)
         return HlocOutputs(self.folder, features, sfm)
-
-    def _remove_leftovers(self) -> None:
-        """What a killed run had not yet renamed."""
-        for path in self.folder.glob(".*.tmp"):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
 
     def _make(self, name: str, record: dict[str, Any], work: Callable[[Path], None]) -> Path:
         """The file or folder `name`, made by `work` at a path that is then renamed, unless it is there with the same record."""

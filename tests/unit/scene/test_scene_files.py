@@ -17,7 +17,7 @@ from d2s.errors import FormatError, MissingFileError, SettingsMismatchError
 from d2s.features.base import LocalFeatures, settings_hash
 from d2s.geometry import pose
 from d2s.geometry.camera import format_camera, parse_camera
-from d2s.scene.atomic import atomic_path, read_json, write_json, write_text
+from d2s.scene.atomic import atomic_path, read_json, remove_leftovers, remove_leftovers_of, write_json, write_text
 from d2s.scene.feature_store import FeatureReader, FeatureWriter
 from d2s.scene.label_store import LabelReader, Labels, write_labels
 from d2s.scene.manifest import Scene, SceneImage
@@ -179,3 +179,16 @@ def test_folders_replace_folders(tmp_path):
 
 def test_settings_have_one_name_whatever_their_order():
     assert settings_hash({"a": 1, "b": [2]}) == settings_hash(json.loads('{"b": [2], "a": 1}')) != settings_hash({"a": 2, "b": [2]})
+
+
+def test_leftovers_of_one_path_go_and_what_lies_beside_it_stays(tmp_path):
+    folder, file = tmp_path / ".model.0123abcd.tmp", tmp_path / ".model.89abcdef.tmp"
+    (folder / "sub").mkdir(parents=True)
+    file.write_text("half")
+    others = [tmp_path / name for name in (".model2.0123abcd.tmp", ".model.draft.tmp", "model")]
+    for other in others:
+        other.write_text("kept")
+    remove_leftovers_of(tmp_path / "model")
+    assert sorted(tmp_path.iterdir()) == sorted(others)
+    remove_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == [tmp_path / "model"]
