@@ -6,11 +6,7 @@ COLMAP undistorts each scene again, with the largest side of the data set's own 
 from __future__ import annotations
 
 import logging
-import re
-import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pycolmap
@@ -18,7 +14,8 @@ import pycolmap
 from d2s.d2net.megadepth import MegaDepthScene
 from d2s.errors import FormatError, InputError, MissingFileError, ReconstructionError
 from d2s.features.images import IMAGE_SUFFIXES, image_size
-from d2s.scene.atomic import atomic_path
+from d2s.geometry.colmap_log import quiet_colmap
+from d2s.scene.atomic import atomic_path, remove_leftovers_of
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +33,7 @@ def undistort_scene(scene: MegaDepthScene, colmap: Path | None = None) -> str:
     for path, there in ((scene.source_model, scene.source_model.is_dir()), (scene.dense / "imgs", bool(photos))):
         if not there:
             return f"no {path}"
-    _remove_leftovers(scene.undistorted)
+    remove_leftovers_of(scene.undistorted)
     largest = max(max(image_size(path)) for path in photos.values())
     with atomic_path(scene.undistorted) as temporary:
         temporary.mkdir()
@@ -116,22 +113,3 @@ def read_model(folder: Path) -> pycolmap.Reconstruction:
             return pycolmap.Reconstruction(folder)
     except (ValueError, RuntimeError, LookupError) as error:
         raise FormatError(f"{folder} is no COLMAP model that can be read: {' '.join(str(error).split())[-200:]}") from None
-
-
-@contextmanager
-def quiet_colmap() -> Iterator[None]:
-    """COLMAP's own lines only where something is wrong."""
-    level = pycolmap.logging.minloglevel
-    pycolmap.logging.minloglevel = pycolmap.logging.Level.FATAL.value if not log.isEnabledFor(logging.DEBUG) else level
-    try:
-        yield
-    finally:
-        pycolmap.logging.minloglevel = level
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process could not rename."""
-    ours = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{8}}\.tmp")
-    for path in folder.parent.glob(".*.tmp"):
-        if ours.fullmatch(path.name):
-            shutil.rmtree(path)

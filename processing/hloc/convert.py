@@ -10,8 +10,8 @@ import pycolmap
 from numpy.typing import ArrayLike, NDArray
 
 from d2s.errors import ReconstructionError
+from d2s.geometry.colmap_log import quiet_colmap
 from d2s.scene.manifest import Scene
-from processing.sfm.colmap import quiet_colmap
 from processing.sfm.database import image_ids, posed_model
 
 logger = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from d2s.errors import FormatError, InputError, MissingFileError
 from d2s.features.base import LocalFeatures
 from d2s.geometry.camera import parse_camera
+from d2s.geometry.colmap_log import quiet_colmap
 from d2s.scene.h5_reader import H5Reader
-from processing.sfm.colmap import quiet_colmap
 
 SCORES = ("scores", "keypoint_scores")
 """hloc's wrappers of DISK and ALIKED write the second."""

@@ -17,7 +17,8 @@ from pathlib import Path
 import pycolmap
 
 from d2s.errors import FormatError, ReconstructionError
-from processing.sfm.colmap import quiet_colmap, temporary_folder
+from d2s.geometry.colmap_log import quiet_colmap
+from processing.sfm.colmap import temporary_folder
 
 logger = logging.getLogger(__name__)
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,12 +14,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from d2s.errors import ReconstructionError
 from d2s.geometry import pose
+from d2s.geometry.colmap_log import quiet_colmap
 from d2s.matching.table import Matcher
 from d2s.scene.manifest import Scene, SceneImage
 from processing.progress import track
 from processing.sfm import pairs as pair_selection
 from processing.sfm.database import posed_model, write_database, write_verified
-from processing.sfm.matching import ReadFeatures, match_pairs
+from processing.sfm.matching import Found, ReadFeatures, match_pairs
 from processing.sfm.pairs import Pair
 from processing.sfm.verification import View, depths, make_view, verify
 
@@ -53,15 +53,18 @@ def match_known_poses(scene: Scene, read: ReadFeatures, matcher: Matcher, option
     pairs = choose_pairs(scene, read, matcher, views, options)
     logger.info("Matching %d image pairs of %d images", len(pairs), len(scene.images))
     found = track(match_pairs(pairs, read, matcher), len(pairs), "matching")
-    verified = {(a, b): verify(views[a], views[b], rows, looseness * options.max_error_px) for (a, b), rows in found}
-    return _enough(verified, options.min_matches)
+    return agreeing(views, found, looseness * options.max_error_px, options.min_matches)
 
 
 def verify_matches(scene: Scene, read: ReadFeatures, matches: Matches, options: SfmOptions) -> Matches:
     """The matches that agree with the scene's poses, of pairs that have enough of them."""
-    views = views_of(scene, read)
-    verified = {(a, b): verify(views[a], views[b], rows, options.max_error_px) for (a, b), rows in matches.items()}
-    return _enough(verified, options.min_matches)
+    return agreeing(views_of(scene, read), matches.items(), options.max_error_px, options.min_matches)
+
+
+def agreeing(views: Mapping[str, View], found: Iterable[Found], max_error_px: float, min_matches: int) -> Matches:
+    """The matches that agree with the views' poses, of pairs that keep at least `min_matches`."""
+    verified = ((pair, verify(views[pair[0]], views[pair[1]], rows, max_error_px)) for pair, rows in found)
+    return {pair: rows for pair, rows in verified if len(rows) >= min_matches}
 
 
 def restrict(matches: Matches, names: Container[str]) -> Matches:
@@ -85,9 +88,7 @@ def typical_depths(scene: Scene, read: ReadFeatures, matcher: Matcher, views: Ma
     ]
     distances = np.concatenate(found) if found else np.zeros(0)
     if len(distances) < 100:
-        raise ReconstructionError(
-            f"Only {len(distances)} matches of {len(found)} probed image pairs agree with the given poses.", REMEDY
-        )
+        raise ReconstructionError(f"Only {len(distances)} matches of {len(found)} probed image pairs agree with the given poses.", REMEDY)
     return [float(v) for v in np.percentile(distances, [20, 50, 80])]
 
 
@@ -106,10 +107,6 @@ def views_of(scene: Scene, read: ReadFeatures) -> dict[str, View]:
 def _view(scene: Scene, image: SceneImage, read: ReadFeatures) -> View:
     assert image.cam_from_world is not None, image.name
     return make_view(scene.camera(image), read(image.name).keypoints, image.cam_from_world)
-
-
-def _enough(matches: Matches, minimum: int) -> Matches:
-    return {pair: rows for pair, rows in matches.items() if len(rows) >= minimum}
 
 
 def triangulate(
@@ -150,17 +147,6 @@ def _pipeline_options(options: SfmOptions) -> pycolmap.IncrementalPipelineOption
 def temporary_folder(work_dir: Path | None) -> TemporaryDirectory[str]:
     """A folder that goes when it is left; its name, .*.tmp, lets the next run remove what a killed one could not."""
     return TemporaryDirectory(prefix=".colmap.", suffix=".tmp", dir=work_dir)
-
-
-@contextmanager
-def quiet_colmap() -> Iterator[None]:
-    """COLMAP's own lines only where something is wrong."""
-    level = pycolmap.logging.minloglevel
-    pycolmap.logging.minloglevel = pycolmap.logging.Level.FATAL.value if not logger.isEnabledFor(logging.DEBUG) else level
-    try:
-        yield
-    finally:
-        pycolmap.logging.minloglevel = level
 
 
 def features_keypoints(scene: Scene, read: ReadFeatures) -> dict[str, NDArray[np.float32]]:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pycolmap
 
 from d2s.errors import FormatError
+from d2s.geometry.colmap_log import quiet_colmap
 from d2s.scene.atomic import atomic_path
-from processing.sfm.colmap import quiet_colmap
 
 
 def save_model(model: pycolmap.Reconstruction, folder: Path) -> None:

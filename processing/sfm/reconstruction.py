@@ -10,11 +10,12 @@ import numpy as np
 import pycolmap
 
 from d2s.errors import ReconstructionError
+from d2s.geometry.colmap_log import quiet_colmap
 from d2s.matching.table import Matcher
 from d2s.scene.manifest import Scene
 from processing.progress import Ticker, track
 from processing.sfm import pairs as pair_selection
-from processing.sfm.colmap import Matches, SfmOptions, quiet_colmap, temporary_folder
+from processing.sfm.colmap import Matches, SfmOptions, temporary_folder
 from processing.sfm.database import write_database, write_matches
 from processing.sfm.matching import ReadFeatures, match_pairs
 from processing.sfm.pairs import Pair

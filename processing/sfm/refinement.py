@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from d2s.geometry import pose
 from d2s.geometry.alignment import Similarity
+from d2s.geometry.colmap_log import quiet_colmap
 from d2s.regressor.landmarks import select_landmarks
 from d2s.scene.manifest import Scene
-from processing.sfm.colmap import Keypoints, Matches, SfmOptions, quiet_colmap, triangulate
-from processing.sfm.verification import make_view, verify
+from processing.sfm.colmap import Keypoints, Matches, SfmOptions, agreeing, triangulate
+from processing.sfm.verification import make_view
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,8 @@ def refine_poses(scene: Scene, keypoints: Keypoints, matches: Matches, options: 
     current, before, after = scene, 0.0, 0.0
     for number in range(ROUNDS):
         threshold = options.max_error_px * (LOOSE if number == 0 else 1.0)
-        verified = verify_at(current, few, best, threshold, options)
+        views = {image.name: make_view(scene.camera(image), few[image.name], _pose(image.cam_from_world)) for image in current.images}
+        verified = agreeing(views, best.items(), threshold, options.min_matches)
         model = triangulate(current, few, verified, options, work_dir)
         keep_covering_points(model, max(FEWEST_POINTS, min(MOST_POINTS, POINTS_PER_IMAGE * len(scene.images))))
         start = median_error(model)
@@ -74,13 +76,6 @@ def refine_poses(scene: Scene, keypoints: Keypoints, matches: Matches, options: 
         if not Refinement(current, start, after).worthwhile:
             break
     return Refinement(aligned(current, scene), before, after)
-
-
-def verify_at(scene: Scene, keypoints: Keypoints, matches: Matches, max_error_px: float, options: SfmOptions) -> Matches:
-    """The matches that agree with the scene's poses, of pairs that have enough of them."""
-    views = {i.name: make_view(scene.camera(i), keypoints[i.name], i.cam_from_world) for i in scene.images if i.cam_from_world is not None}
-    verified = {(a, b): verify(views[a], views[b], rows, max_error_px) for (a, b), rows in matches.items()}
-    return {pair: rows for pair, rows in verified.items() if len(rows) >= options.min_matches}
 
 
 def keep_covering_points(model: pycolmap.Reconstruction, count: int) -> None:
@@ -110,7 +105,6 @@ def adjust(model: pycolmap.Reconstruction) -> None:
         config.add_image(image_id)
     with quiet_colmap():  # the adjuster itself: pycolmap.bundle_adjustment prints a headline that nothing silences
         pycolmap.create_default_bundle_adjuster(options, config, model).solve()
-        model.update_point_3d_errors()
 
 
 def median_error(model: pycolmap.Reconstruction) -> float:
