@@ -1,8 +1,8 @@
 """What a map has to beat, on the same features, labels and queries: matching against images, and landmarks without any learning.
 
-`matching` is what hloc does: the ten mapping images that look most like the query (VLAD of the local features), mutual nearest neighbours
-with each, lifted to the SfM points, PnP. `landmarks` is one mean descriptor per SfM point, as many as fit into so many MB, mutual nearest
-neighbours of the query against all of them, PnP. All share our pose estimator. Times are matching and PnP, features excluded.
+`matching` is `d2s.evaluation.matching_baseline`: what hloc does. `landmarks` is one mean descriptor per SfM point, as many as fit into so
+many MB, mutual nearest neighbours of the query against all of them, PnP. All share our pose estimator. Times are matching and PnP, features
+excluded.
 """
 
 from __future__ import annotations
@@ -17,22 +17,18 @@ import numpy as np
 import pycolmap
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.nn import functional
 
+from d2s.evaluation.matching_baseline import MatchingLocalizer, extract_queries, matching_bytes, mutual, points_of, unit
 from d2s.evaluation.score import scene_extent, score_images, summarize
 from d2s.features.base import LocalFeatures
-from d2s.features.extraction import extract_all
-from d2s.features.table import extractor_from_settings
 from d2s.localization.base import PoseEstimate
 from d2s.localization.table import DEFAULT_ESTIMATOR, make_estimator
 from d2s.regressor.landmarks import select_landmarks
-from d2s.scene.feature_store import FeatureReader, FeatureWriter
+from d2s.scene.feature_store import FeatureReader
 from d2s.scene.manifest import Scene
 from d2s.training.data import TrainingSet, load_training_set
-from processing.retrieval import learn_codebook
 
-NEIGHBOURS = 10
 MAX_ERROR = 12.0
 LANDMARK_MB = (1.3, 5.0, 10.0)
 Correspond = Callable[[LocalFeatures], tuple[NDArray[np.int64], NDArray[np.float64]]]
@@ -44,11 +40,12 @@ def measure(folder: Path, cache: Path) -> dict[str, Any]:
     scene = Scene.load(folder)
     data = load_training_set(folder, scene)
     images = [image for image in scene.split("test") if image.cam_from_world is not None]
-    extract_queries(scene, cache)
+    extract_queries(scene, scene.split("test"), cache)
     rows: dict[str, Any] = {}
     with ExitStack() as stack:
         queries = stack.enter_context(FeatureReader(cache))
-        methods: dict[str, tuple[Callable[[], Correspond], int]] = {"matching": (lambda: matcher(data), matching_bytes(data))}
+        matching = (lambda: MatchingLocalizer(data).correspond), matching_bytes(data)
+        methods: dict[str, tuple[Callable[[], Correspond], int]] = {"matching": matching}
         for megabytes in LANDMARK_MB:
             count = int(megabytes * 1e6 / (2 * data.descriptor_dim + 12))
             size = min(count, data.num_points) * (2 * data.descriptor_dim + 12)
@@ -71,62 +68,6 @@ def localize(features: LocalFeatures, camera: pycolmap.Camera, correspond: Corre
     rows, xyz = correspond(features)
     estimate = make_estimator(DEFAULT_ESTIMATOR, MAX_ERROR).estimate(features.keypoints[rows], xyz, camera)
     return estimate, 1e3 * (time.perf_counter() - start)
-
-
-def extract_queries(scene: Scene, cache: Path) -> None:
-    """Features of the test images, with the settings of the scene."""
-    if cache.is_file():
-        return
-    images = scene.split("test")
-    writer = FeatureWriter(cache, scene.features["settings"])
-    writer.write(extract_all(extractor_from_settings(scene.features["settings"]), [(image.name, scene.path(image)) for image in images]))
-    writer.finish([image.name for image in images])
-
-
-def points_of(data: TrainingSet) -> NDArray[np.float64]:
-    """Coordinates (P, 3) of the SfM points."""
-    xyz = np.zeros((data.num_points, 3))
-    xyz[data.point[data.valid].numpy()] = data.xyz[data.valid].numpy()
-    return xyz
-
-
-def unit(descriptors: Any) -> Tensor:
-    """Unit descriptors (N, D) in single precision."""
-    return functional.normalize(torch.as_tensor(np.asarray(descriptors, dtype=np.float32)), dim=-1)
-
-
-def mutual(similarity: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and columns (K,), (K,) that are each other's best."""
-    best = similarity.argmax(dim=1)
-    back = similarity.T.contiguous().argmax(dim=1)
-    rows = torch.nonzero(back[best] == torch.arange(len(best))).ravel()
-    return rows, best[rows]
-
-
-def matcher(data: TrainingSet) -> Correspond:
-    """Retrieval, matching and lifting to the SfM points."""
-    mapped = [unit(data.descriptors[i][data.mask[i]]) for i in range(len(data))]
-    codebook = learn_codebook([d.numpy() for d in mapped])
-    index = np.stack([codebook.describe(d.numpy()) for d in mapped])
-    xyz = points_of(data)
-
-    def correspond(features: LocalFeatures) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        query = unit(features.descriptors)
-        alike = np.argsort(-(index @ codebook.describe(query.numpy())), kind="stable")[:NEIGHBOURS]
-        pairs: set[tuple[int, int]] = set()
-        for image in alike.tolist():
-            rows, columns = mutual(query @ mapped[image].T)
-            known = data.valid[image][columns]
-            pairs |= set(zip(rows[known].tolist(), data.point[image][columns[known]].tolist(), strict=True))
-        found = np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2)
-        return found[:, 0], xyz[found[:, 1]]
-
-    return correspond
-
-
-def matching_bytes(data: TrainingSet) -> int:
-    """What matching keeps on disk: descriptors in half precision, keypoints, and the point of every keypoint."""
-    return int(data.mask.sum()) * (2 * data.descriptor_dim + 8 + 4) + 12 * data.num_points
 
 
 def landmarks(data: TrainingSet, count: int) -> Correspond:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from d2s.matching.retrieval import learn_codebook, most_similar
 from processing.pseudo.photos import read_pairs
-from processing.retrieval import learn_codebook, most_similar
 from processing.sfm.matching import ReadFeatures
 
 CODEBOOK_IMAGES = 400

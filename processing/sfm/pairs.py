@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from d2s.geometry import pose
 from d2s.geometry.camera import unproject
+from d2s.matching.retrieval import global_descriptors
 from d2s.scene.manifest import Scene, SceneImage
-from processing.retrieval import global_descriptors
 
 Array = NDArray[np.float64]
 Pair = tuple[str, str]

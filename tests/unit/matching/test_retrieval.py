@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from processing.retrieval import global_descriptors, learn_codebook, most_similar
+from d2s.matching.retrieval import global_descriptors, learn_codebook, most_similar
 
 
 @pytest.fixture
