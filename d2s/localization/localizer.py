@@ -178,7 +178,8 @@ class Localizer:
         xyz, used, inliers = result.xyz.copy(), result.used.copy(), np.zeros(len(features), dtype=bool)
         xyz[guided.rows], used[guided.rows], inliers[guided.rows] = guided.xyz, True, guided.inliers
         pose = guided.cam_from_map
-        return replace(result, cam_from_world=self._in_world(pose), cam_from_map=pose, xyz=xyz, used=used, inliers=inliers)
+        found = replace(result, cam_from_world=self._in_world(pose), cam_from_map=pose, xyz=xyz, used=used, inliers=inliers)
+        return replace(found, first_from_map=result.cam_from_map)
 
     def _in_world(self, cam_from_map: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
         """The pose in the frame of the poses that the map was made from."""

@@ -80,7 +80,7 @@ class _Problem:
         pixels, _ = project(self.camera, points)
         residuals = pixels - self.seen
         influence = self.weights / (1 + (residuals**2).sum(axis=1) / self.scale**2)
-        jacobian = _pose_jacobian(self.camera, points)
+        jacobian = pose_jacobian(self.camera, points)
         weighted = jacobian * influence[:, None, None]
         return np.einsum("nij,nik->jk", weighted, jacobian), np.einsum("nij,ni->j", weighted, residuals)
 
@@ -111,7 +111,7 @@ class _Problem:
         return cam_from_world, cost, damping
 
 
-def _pose_jacobian(camera: pycolmap.Camera, points: Array) -> Array:
+def pose_jacobian(camera: pycolmap.Camera, points: Array) -> Array:
     """Derivative (N, 2, 6) of pixels with respect to a left perturbation of the pose, at points (N, 3) in the camera frame."""
     depth = points[:, 2]
     rays = points[:, :2] / depth[:, None]

@@ -24,7 +24,7 @@ class LocalizationResult:
     `extracted` ones, agree with the pose. `confidence`: see `confidence`. `ms`: milliseconds of "features", "regressor", "pnp" and "total".
     For reports: `keypoints` (extracted, 2) pixels, `xyz` (extracted, 3) predicted scene coordinates, `reliability` (extracted,), and the
     masks `used` (given to PnP) and `inliers`, row-aligned with them. `cam_from_map`: the pose that explains the inliers, which differs from
-    `cam_from_world` where the map was made at refined poses.
+    `cam_from_world` where the map was made at refined poses. `first_from_map`: the pose before the second look, None where there was none.
     """
 
     success: bool
@@ -37,6 +37,7 @@ class LocalizationResult:
     used: NDArray[np.bool_] = field(repr=False)
     inliers: NDArray[np.bool_] = field(repr=False)
     cam_from_map: Array | None = field(default=None, repr=False)
+    first_from_map: Array | None = field(default=None, repr=False)
 
     @property
     def center(self) -> Array | None:

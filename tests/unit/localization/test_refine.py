@@ -8,7 +8,7 @@ import pytest
 from d2s.geometry import pose
 from d2s.geometry.camera import parse_camera, project, unproject
 from d2s.localization.correspondences import Correspondences
-from d2s.localization.refine import _pose_jacobian, _small_motion, refine_pose
+from d2s.localization.refine import _small_motion, pose_jacobian, refine_pose
 
 TRUE = pose.from_qvec_tvec([0.9, 0.2, -0.3, 0.1], [1.0, -2.0, 0.5])
 CAMERAS = [
@@ -35,7 +35,7 @@ def moved(size):
 def test_derivative_matches_differences(text):
     camera = parse_camera(text)
     points = pose.transform(TRUE, made_points(camera).xyz)
-    jacobian = _pose_jacobian(camera, points)
+    jacobian = pose_jacobian(camera, points)
     for axis, delta in enumerate(1e-6 * np.eye(6)):
         forward, backward = (project(camera, pose.transform(_small_motion(d), points))[0] for d in (delta, -delta))
         np.testing.assert_allclose(jacobian[:, :, axis], (forward - backward) / 2e-6, rtol=1e-4, atol=1e-2)

@@ -1,0 +1,88 @@
+"""What a result shows of its own quality: numbers without a unit, comparable between places, cameras and image sizes."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pycolmap
+from numpy.typing import NDArray
+
+from d2s.geometry import pose
+from d2s.geometry.camera import project
+from d2s.localization.covariance import spread_r_deg, spread_t
+
+if TYPE_CHECKING:
+    from d2s.localization.result import LocalizationResult
+
+Array = NDArray[np.float64]
+CELLS = 8
+SIGNALS = ("inliers", "share", "cover", "cells", "residual", "shift", "angle", "reliability", "agreeing")
+"""
+inliers: log of their number. share: of the extracted keypoints that agree. cover: log of the area over which the inliers spread, as a
+share of the image's. cells: share of the cells of a grid with keypoints that hold an inlier. residual: median reprojection error of the
+inliers in units of the threshold. shift: log of how far the second look moved the inliers' projections, in the same units. angle: log of
+the pose's standard deviation as seen from the inliers, degrees of rotation and of translation over depth. reliability: mean that the
+network gives to all keypoints. agreeing: share of the keypoints given to PnP that agree.
+"""
+
+
+def signals_of(result: LocalizationResult, camera: pycolmap.Camera, max_error: float, covariance: Array | None) -> Array:
+    """The SIGNALS (len(SIGNALS),) of a result with a pose; `covariance` (6, 6) of `pose_covariance`, None where there is none."""
+    rows = np.flatnonzero(result.inliers)
+    pixels, xyz = result.keypoints[rows].astype(np.float64), result.xyz[rows].astype(np.float64)
+    assert result.cam_from_map is not None
+    local = pose.transform(result.cam_from_map, xyz)
+    projected = project(camera, local)[0]
+    errors = np.linalg.norm(projected - pixels, axis=1)
+    depth = float(np.median(local[:, 2])) if len(rows) else 1.0
+    values = {
+        "inliers": math.log1p(len(rows)),
+        "share": len(rows) / max(result.extracted, 1),
+        "cover": _cover(pixels, camera),
+        "cells": _cells(pixels, camera) / max(_cells(result.keypoints, camera), 1),
+        "residual": _median(errors) / max_error,
+        "shift": _shift(result, xyz, projected, camera, max_error),
+        "angle": _angle(covariance, depth),
+        "reliability": float(np.nan_to_num(result.reliability).mean()) if result.extracted else 0.0,
+        "agreeing": len(rows) / max(result.kept, 1),
+    }
+    return np.array([values[name] for name in SIGNALS])
+
+
+def _median(values: Array) -> float:
+    """1, the worst that an inlier can be, where there is none."""
+    return float(np.median(np.nan_to_num(values, nan=np.inf))) if len(values) else 1.0
+
+
+def _cover(pixels: Array, camera: pycolmap.Camera) -> float:
+    """Log of the ellipse of the pixels' scatter over that of a full image."""
+    if len(pixels) < 3:
+        return math.log(1e-3)
+    scatter = np.cov(pixels.T)
+    full = (camera.width * camera.height / 12) ** 2
+    return 0.5 * math.log(max(float(np.linalg.det(scatter)) / full, 1e-6))
+
+
+def _cells(pixels: NDArray[np.floating], camera: pycolmap.Camera) -> int:
+    """Occupied cells of a grid of CELLS x CELLS."""
+    place = (pixels / np.array([camera.width, camera.height]) * CELLS).astype(int).clip(0, CELLS - 1)
+    return len(np.unique(place[:, 0] * CELLS + place[:, 1]))
+
+
+def _shift(result: LocalizationResult, xyz: Array, projected: Array, camera: pycolmap.Camera, max_error: float) -> float:
+    """Log of the median way, in thresholds, from where the first pose projects the inliers to where the final one does."""
+    if result.first_from_map is None or not len(xyz):
+        return 0.0
+    before = project(camera, pose.transform(result.first_from_map, xyz))[0]
+    way = np.nan_to_num(np.linalg.norm(projected - before, axis=1), nan=1e3 * max_error)
+    return math.log1p(min(float(np.median(way)) / max_error, 1e3))
+
+
+def _angle(covariance: Array | None, depth: float) -> float:
+    """Log of the degrees by which the view is uncertain."""
+    if covariance is None:
+        return math.log(90.0)
+    degrees = math.hypot(spread_r_deg(covariance), math.degrees(spread_t(covariance) / max(depth, 1e-9)))
+    return math.log(min(max(degrees, 1e-3), 90.0))
