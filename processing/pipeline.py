@@ -37,7 +37,10 @@ from processing.sfm.observations import observed_points
 from processing.sfm.reconstruction import match_photos, placed, reconstruct
 from processing.sfm.refinement import LOOSE, refine_poses
 from processing.stages import Stages
+from processing.unplaced import why_unplaced
 from processing.validation_split import MIN_TRAIN, with_validation
+from processing.world.frame import find_world, in_metres, in_world, transform_model
+from processing.world.measures import ScaleOptions
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +68,8 @@ class Settings:
     """hloc's outputs to read instead of extracting and triangulating."""
     depth: DepthOptions | None = None
     """Depth images that correct the labels; None for labels as triangulated."""
+    scale: ScaleOptions | None = None
+    """What gives a reconstruction, or poses of arbitrary scale, their metres; None for poses as they are."""
     refine_poses: str = "auto"
     """Whether to make a second map at refined poses: auto (where the images disagree with the given ones), yes or no."""
 
@@ -88,7 +93,8 @@ class Settings:
             "labels": asdict(self.labels),
             "skip_bad_images": self.skip_bad_images,
         }
-        asked = {"hloc": self.hloc, "depth": self.depth}  # only what is asked for is recorded: scenes of earlier versions stay valid
+        # only what is asked for is recorded: scenes of earlier versions stay valid
+        asked = {"hloc": self.hloc, "depth": self.depth, "scale": self.scale}
         own |= {} if self.refine_poses == "auto" else {"refine_poses": self.refine_poses}
         return {**own, **{name: part.record() for name, part in asked.items() if part is not None}}
 
@@ -141,6 +147,8 @@ def _read_source(settings: Settings, stages: Stages) -> SceneSource:
     start = time.monotonic()
     source = load_source(settings.dataset, settings.adapter)
     scene = with_validation(source.scene)
+    if source.poses_known:
+        scene = in_world(scene, find_world(settings.scale, scene))
     logger.info("%s", describe(scene))
     check_depth(scene, settings.depth)
     if not scene.split("val"):
@@ -208,8 +216,12 @@ def _map(settings: Settings, folder: Path, source: SceneSource, stages: Stages) 
         return source.scene, source.dropped, info
     scene, unplaced = placed(source.scene, read_model(folder / "sfm_all"))
     provenance = {**scene.provenance, "test poses": "reference poses: the test photos took part in the reconstruction, not in the labels"}
-    reason = "could not be placed by structure from motion"
-    return replace(scene, provenance=provenance), (*source.dropped, *(DroppedImage(name, reason) for name in unplaced)), info
+    scene = replace(scene, provenance=provenance)
+    if info.get("world"):
+        scene = in_metres(scene, info["world"]["note"])
+    reasons = info.get("unplaced", {})
+    lost = (DroppedImage(name, reasons.get(name, "could not be placed by structure from motion")) for name in unplaced)
+    return scene, (*source.dropped, *lost), info
 
 
 def _triangulate(settings: Settings, folder: Path, source: SceneSource, read: ReadFeatures) -> dict[str, Any]:
@@ -247,12 +259,19 @@ def _reconstruct(settings: Settings, folder: Path, source: SceneSource, read: Re
     matcher = make_matcher(settings.matcher, settings.features, settings.device)
     matches = match_photos(source.scene, read, matcher, settings.sfm)
     found = reconstruct(source.scene, read, matches, source.refine_cameras, settings.sfm, folder)
-    scene, _ = placed(source.scene, found.model)
+    world = find_world(settings.scale, placed(source.scene, found.model)[0], found.model)
+    if world is not None:
+        transform_model(found.model, world)
+    scene, unplaced = placed(source.scene, found.model)
     train = scene.with_images(scene.split("train"))
     names = {image.name for image in train.images}
     info = _publish_map(settings, folder / "sfm", train, read, verify_matches(train, read, restrict(matches, names), settings.sfm))
     save_model(found.model, folder / "sfm_all")
-    return {**info, "models_found": found.num_models, "photos_placed": found.model.num_reg_images()}
+    return {
+        **info, "models_found": found.num_models, "photos_placed": found.model.num_reg_images(),
+        "unplaced": why_unplaced(unplaced, {name: len(read(name)) for name in unplaced}, found),
+        "world": {} if world is None else {"note": world.note, **world.info},
+    }  # fmt: skip
 
 
 def _publish_map(settings: Settings, target: Path, train: Scene, read: ReadFeatures, matches: Matches) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def _model(args: argparse.Namespace, home: Path, scene: str) -> tuple[Path, str]
 def _as_colmap(args: argparse.Namespace, home: Path, scene: str, model: Path, features: str) -> argparse.Namespace:
     """The same as `d2s preprocess --dataset colmap` would be told."""
     told: dict[str, Any] = {**vars(args), "dataset": "colmap", "dataset_dir": home, "scene": scene}
-    told |= {"gt": "original", "gt_file": None, "list_train": None, "test_every": None, "camera": None, "demo_option": []}
+    told |= {"gt": "original", "gt_file": None, "list_train": None, "test_every": None, "camera": None, "scale": None, "demo_option": []}
     if features == "read":
         return argparse.Namespace(**{**told, "hloc_sfm": str(model)})
     return argparse.Namespace(**{**told, "sfm": "hloc" if features == "run" else "native", "hloc_out_dir": None})

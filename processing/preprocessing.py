@@ -32,6 +32,7 @@ from processing.pseudo.options import add_pseudo_arguments, pseudo_options
 from processing.pseudo.stage import make_pseudo_labels
 from processing.report import report_lines
 from processing.sfm.colmap import SfmOptions
+from processing.world.measures import parse_scale
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +59,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="camera of all images, parameters as in COLMAP, pixels (default: as the data says)",
     )
     parser.add_argument("--units", choices=("metres", "arbitrary"), default=None, help="unit of the poses (default: as the format says)")
+    add_scale_argument(parser)
     demo = "of the demo: mapping_images=N, query_images=N (default: by the scene) or size=WIDTHxHEIGHT (default: 640x480); repeatable"
     parser.add_argument("--demo_option", action="append", default=[], metavar="KEY=VALUE", help=demo)
     add_processing_arguments(parser)
+
+
+def add_scale_argument(parser: argparse.ArgumentParser, default: str = "none") -> None:
+    """The option --scale."""
+    parser.add_argument(
+        "--scale",
+        action="append",
+        metavar="TEXT",
+        help="what gives poses of arbitrary scale, or a reconstruction, their metres: 'A.jpg B.jpg 1.5', metres between two cameras; "
+        "'A.jpg 310,95 480,102 0.9', metres between what is seen at two pixels (photos without poses only); both repeatable; a number, "
+        f"metres per unit; gps, positions in the photos; auto, gps where it is good enough; none (default: {default})",
+    )
 
 
 def add_processing_arguments(parser: argparse.ArgumentParser) -> None:
@@ -168,6 +182,7 @@ def settings_from_args(args: argparse.Namespace, folder: Path) -> Settings:
         skip_bad_images=args.skip_bad_images,
         depth=depth_options(args),
         hloc=hloc_input(args, args.dataset, folder),
+        scale=parse_scale(args.scale or ()),
     )
 
 

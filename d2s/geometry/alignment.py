@@ -61,3 +61,39 @@ def similarity_from_points(source: ArrayLike, target: ArrayLike) -> Similarity:
             "The two sets of points have nothing in common: the best scale is not positive.", "Check that the pairs belong together."
         )
     return Similarity(scale, rotation, target_mean - scale * rotation @ source_mean)
+
+
+TRIALS, SAMPLE = 500, 3
+OUTLIER = 2.5
+"""Residuals beyond this many (robust) standard deviations are outliers."""
+MEDIAN_TO_SIGMA = 1 / 1.538
+"""The median length of a 3D Gaussian error is 1.538 standard deviations of one axis."""
+
+
+def robust_similarity(source: ArrayLike, target: ArrayLike, seed: int = 0) -> tuple[Similarity, NDArray[np.bool_]]:
+    """As `similarity_from_points`, for pairs of which up to nearly half may be wrong, and which pairs (N,) were taken as right.
+
+    The sample of three pairs with the least median residual is refined on the pairs that agree with it. Raises InputError as there.
+    """
+    source, target = np.asarray(source, dtype=np.float64), np.asarray(target, dtype=np.float64)
+    best = similarity_from_points(source, target)
+    least = float(np.median(_residuals(best, source, target)))
+    rng = np.random.default_rng(seed)
+    for _ in range(TRIALS):
+        rows = rng.choice(len(source), SAMPLE, replace=False)
+        try:
+            candidate = similarity_from_points(source[rows], target[rows])
+        except InputError:  # three cameras on a line say nothing
+            continue
+        median = float(np.median(_residuals(candidate, source, target)))
+        if median < least:
+            best, least = candidate, median
+    for _ in range(5):
+        residuals = _residuals(best, source, target)
+        inliers = residuals <= OUTLIER * np.sqrt(3) * MEDIAN_TO_SIGMA * max(float(np.median(residuals)), 1e-12)
+        best = similarity_from_points(source[inliers], target[inliers])
+    return best, inliers
+
+
+def _residuals(similarity: Similarity, source: Array, target: Array) -> Array:
+    return np.asarray(np.linalg.norm(similarity.apply_points(source) - target, axis=1))

@@ -63,6 +63,16 @@ def write_verified(path: Path, scene: Scene, matches: Matches) -> None:
             database.write_two_view_geometry(ids[name0], ids[name1], geometry)
 
 
+def verified_counts(path: Path) -> dict[Pair, int]:
+    """Matches of each pair of images that a two-view geometry explains, of the pairs that have some."""
+    with _open(path) as database:
+        names = {image.image_id: image.name for image in database.read_all_images()}
+        pair_ids, geometries = database.read_two_view_geometries()
+    pairs = (pycolmap.pair_id_to_image_pair(pair_id) for pair_id in pair_ids)
+    counts = zip(pairs, (len(geometry.inlier_matches) for geometry in geometries), strict=True)
+    return {(names[first], names[second]): count for (first, second), count in counts if count}
+
+
 def posed_model(scene: Scene, keypoints: Mapping[str, ArrayLike]) -> pycolmap.Reconstruction:
     """A model without points: the scene's cameras and its images at their known poses, ids as in the database."""
     model = pycolmap.Reconstruction()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from d2s.scene.manifest import Scene
 from processing.progress import Ticker, track
 from processing.sfm import pairs as pair_selection
 from processing.sfm.colmap import Matches, SfmOptions, temporary_folder
-from processing.sfm.database import write_database, write_matches
+from processing.sfm.database import verified_counts, write_database, write_matches
 from processing.sfm.matching import ReadFeatures, match_pairs
 from processing.sfm.pairs import Pair
 
@@ -30,10 +31,15 @@ REMEDY = "Take more photos, with at least two thirds of overlap from one to the 
 
 @dataclass(frozen=True)
 class Reconstructed:
-    """The largest model of the photos, and how many models there were."""
+    """The largest model of the photos, and how many models there were.
+
+    `verified`: matches of each pair of photos that COLMAP's two-view geometry explains. `parts`: photos of the other models.
+    """
 
     model: pycolmap.Reconstruction
     num_models: int
+    verified: Mapping[Pair, int]
+    parts: tuple[tuple[str, ...], ...]
 
 
 def photo_pairs(names: list[str], read: ReadFeatures, seed: int) -> list[Pair]:
@@ -69,10 +75,22 @@ def reconstruct(
         pycolmap.verify_matches(str(database), str(pair_file))
         logger.info("Reconstructing; this can take minutes")
         pipeline, count = _pipeline_options(refine_cameras, options), _PhotoCounter(len(scene.images))
+        verified = verified_counts(database)
         models = pycolmap.incremental_mapping(str(database), folder, folder, pipeline, next_image_callback=count)
     if not models:
-        raise ReconstructionError(f"No model could be started from {len(scene.images)} photos and {len(matches)} matched pairs.", REMEDY)
-    return Reconstructed(max(models.values(), key=lambda model: model.num_reg_images()), len(models))
+        raise ReconstructionError(_no_model(len(scene.images), matches, verified), REMEDY)
+    ranked = sorted(models.values(), key=lambda model: -model.num_reg_images())
+    parts = tuple(tuple(sorted(image.name for image in model.images.values() if image.has_pose)) for model in ranked[1:])
+    return Reconstructed(ranked[0], len(models), verified, parts)
+
+
+def _no_model(photos: int, matches: Matches, verified: Mapping[Pair, int]) -> str:
+    """What structure from motion had to go on with, in numbers."""
+    best = max(verified.values(), default=0)
+    return (
+        f"No model could be started from {photos} photos: {len(matches)} pairs look alike, and the best of them has {best} matches "
+        "that one camera motion explains. The photos show nothing in common, or were taken from one spot."
+    )
 
 
 class _PhotoCounter:
