@@ -62,6 +62,21 @@ def left_from_centre(cam_from_world: Array, covariance: Array) -> Array:
     return np.asarray(change @ covariance @ change.T)
 
 
+def in_world(covariance: Array, cam_from_map: Array, cam_from_world: Array) -> Array:
+    """Covariance (6, 6) of (w, c) of the pose in the world from that of the same camera's pose in the map.
+
+    The two differ by a small motion in camera axes (`d2s.geometry.pose_field`), which hardly changes over the error of a pose, so it only
+    turns the error: its own uncertainty is part of what a model's calibration adds.
+    """
+    moved = pose.compose(cam_from_world, pose.inverse(cam_from_map))
+    rotation, t = moved[:, :3], moved[:, 3]
+    cross = np.array([[0, -t[2], t[1]], [t[2], 0, -t[0]], [-t[1], t[0], 0]])
+    change = np.zeros((PARAMETERS, PARAMETERS))
+    change[:3, :3] = change[3:, 3:] = rotation
+    change[3:, :3] = cross @ rotation
+    return centre_from_left(cam_from_world, change @ left_from_centre(cam_from_map, covariance) @ change.T)
+
+
 def pose_difference(estimated: Array, true: Array) -> Array:
     """The perturbation (6,) of the estimated pose (3, 4) that gives the true one, in the parametrisation above."""
     sine = estimated[:, :3] @ true[:, :3].T

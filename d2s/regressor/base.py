@@ -21,6 +21,7 @@ class ModelInfo:
     `reliability_threshold`: keypoints with a reliability above it go to PnP. `max_error`: RANSAC inlier threshold in pixels of the
     original image. `cameras`: the camera strings of the mapping images. `bounds`: (2, 3) minimum and maximum of the mapped points.
     `pose_field`: from the map's frame to that of the given poses, where the map was made at refined ones; in a file of its own.
+    `trust`: what the validation images say of poses here (`d2s.localization.trust.Calibration`); empty where nothing was measured.
     """
 
     dataset: str
@@ -36,6 +37,7 @@ class ModelInfo:
     seed: int = 0
     extra: dict[str, Any] = field(default_factory=dict)
     pose_field: PoseField | None = field(default=None, repr=False, compare=False)
+    trust: dict[str, Any] = field(default_factory=dict)
 
 
 class SceneRegressor(Protocol):

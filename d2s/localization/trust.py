@@ -1,0 +1,136 @@
+"""How far a pose can be trusted: the probability that it is right, and how far it may be off.
+
+The probability is a logistic function of `d2s.localization.signals`, fitted across places by benchmarks/trust.py, which writes its
+constants to trust.json beside this file. Right means within `tolerance`: 25 cm and 2 degrees, or 5 % of the extent of the mapping
+cameras' path and 2 degrees where a scene has no scale. A model's own record (`Calibration`), made at the end of training from the
+validation images, moves the probability of its place and adds to the covariance what residuals cannot show. A model without a record
+has the general constants alone.
+
+A pose below the threshold is refused: success is False with a reason, `cam_from_world` is None, and the pose stays in `refused_pose`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import pycolmap
+from numpy.typing import NDArray
+
+from d2s.errors import FormatError
+from d2s.localization.covariance import in_world, pose_covariance
+from d2s.localization.result import LocalizationResult, Trust
+from d2s.localization.signals import SIGNALS, signals_of
+from d2s.scene.atomic import read_json
+
+Array = NDArray[np.float64]
+METRES_TOLERANCE, RELATIVE_TOLERANCE, DEGREES_TOLERANCE = 0.25, 0.05, 2.0
+FARTHEST = 4.0
+"""Standard deviations from the mean at which a signal stops counting for more: no single one decides alone."""
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What benchmarks/trust.py found: probability = logistic(bias + weights . (signals - mean) / scale); refuse below `threshold`.
+
+    `factor`: what standard deviations from residuals have to be multiplied with.
+    """
+
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+    weights: tuple[float, ...]
+    bias: float
+    threshold: float
+    factor: float
+
+    def score(self, signals: Array) -> float:
+        """Log odds that a pose is right."""
+        standard = np.clip((signals - np.array(self.mean)) / np.array(self.scale), -FARTHEST, FARTHEST)
+        return self.bias + float(standard @ np.array(self.weights))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the validation images of a place say: log odds to add, and standard deviations that poses have beside their residuals'.
+
+    `t` in the scene's unit and `r` in radians, both per axis; `images`: how many it was made from. `tolerance_t` and `tolerance_r_deg`:
+    what "right" means here.
+    """
+
+    shift: float = 0.0
+    t: float = 0.0
+    r: float = 0.0
+    images: int = 0
+    tolerance_t: float | None = None
+    tolerance_r_deg: float = DEGREES_TOLERANCE
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values for `ModelInfo.trust`."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> Calibration:
+        """Raises FormatError for a record that is none."""
+        try:
+            record = Calibration(**value)
+            numbers = [record.shift, record.t, record.r, record.tolerance_r_deg, record.tolerance_t or 0.0]
+            if not all(math.isfinite(number) for number in numbers) or record.t < 0 or record.r < 0:
+                raise ValueError(f"{numbers}")
+            return record
+        except (TypeError, ValueError) as error:
+            raise FormatError(f"The model's record of trust is damaged ({error}).", "Train again, or copy the model again.") from None
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Says of results how far they can be trusted, and refuses those below `min_confidence` (None: the general threshold)."""
+
+    calibration: Calibration = Calibration()
+    min_confidence: float | None = None
+    constants: Constants | None = None
+
+    def __call__(self, result: LocalizationResult, camera: pycolmap.Camera, max_error: float) -> LocalizationResult:
+        """The result with its trust, refused where that is too little."""
+        if result.cam_from_world is None or result.cam_from_map is None:
+            return result
+        constants = self.constants or general_constants()
+        rows = result.inliers
+        covariance = pose_covariance(result.cam_from_map, result.keypoints[rows].astype(float), result.xyz[rows].astype(float), camera)
+        score = constants.score(signals_of(result, camera, max_error, covariance)) + self.calibration.shift
+        confidence = 1 / (1 + math.exp(-score))
+        if covariance is not None:
+            covariance = in_world(covariance, result.cam_from_map, result.cam_from_world)
+            covariance = self._with_map(covariance, constants.factor)
+        least = constants.threshold if self.min_confidence is None else self.min_confidence
+        result = replace(result, trust=Trust(confidence, covariance))
+        return refuse(result, least) if confidence < least else result
+
+    def _with_map(self, covariance: Array, factor: float) -> Array:
+        extra = np.repeat([self.calibration.r**2, self.calibration.t**2], 3)
+        return np.asarray(factor**2 * covariance + np.diag(extra))
+
+
+def refuse(result: LocalizationResult, least: float) -> LocalizationResult:
+    """The result as a failure; its pose is kept as `refused_pose`."""
+    reason = f"probably not in this place: confidence {result.confidence:.2f} is below {least:.2f}"
+    return replace(result, success=False, reason=reason, cam_from_world=None, refused_pose=result.cam_from_world)
+
+
+@lru_cache
+def general_constants() -> Constants:
+    """The constants of trust.json. Raises FormatError where they are for other signals."""
+    with resources.as_file(resources.files("d2s.localization").joinpath("trust.json")) as path:
+        return constants_from_json(read_json(path), str(path))
+
+
+def constants_from_json(value: Any, where: str) -> Constants:
+    """Raises FormatError for anything but what benchmarks/trust.py writes."""
+    if not isinstance(value, dict) or value.get("signals") != list(SIGNALS):
+        raise FormatError(f"{where} does not hold constants for the signals {', '.join(SIGNALS)}.", "Run benchmarks/trust.py --fit.")
+    lists = {name: tuple(float(v) for v in value[name]) for name in ("mean", "scale", "weights")}
+    return Constants(**lists, bias=value["bias"], threshold=value["threshold"], factor=value["factor"])
