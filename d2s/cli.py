@@ -13,6 +13,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "preprocess": ("processing.preprocessing", "photos and poses become a scene: features, SfM model, labels"),
     "download": ("processing.download", "fetch a public data set"),
     "train": ("d2s.commands.train", "learn a scene"),
+    "watch": ("d2s.commands.watch", "show a training in Visdom, while it goes on or afterwards"),
     "eval": ("d2s.commands.eval", "localize the test images of a scene and report how well it went"),
     "localize": ("d2s.commands.localize", "pose of single images"),
     "serve": ("d2s.commands.serve", "poses over HTTP: post a photo, get its pose; a page to try it with"),

@@ -26,7 +26,9 @@ from d2s.d2net.triplet_loss import MARGIN, SAFE_RADIUS
 from d2s.errors import InputError, MissingFileError
 from d2s.features.d2net.checkpoints import PUBLISHED
 from d2s.features.d2net.network import D2Net
-from d2s.training.tracking import Console, JsonLines, Tracker, VisdomTracker, make_visdom
+from d2s.training.metrics_reader import MetricsReader
+from d2s.training.tracking import Console, JsonLines, Tracker
+from d2s.training.visdom_tracker import VisdomTracker, make_visdom
 
 log = logging.getLogger(__name__)
 
@@ -162,9 +164,9 @@ def _train(args: argparse.Namespace, options: TrainingOptions, processes: Proces
 
 
 def _trackers(args: argparse.Namespace, files: CheckpointFiles, total_steps: int, visdom: VisdomTracker | None) -> Sequence[Tracker]:
-    if visdom and not total_steps:
-        visdom.clear()
     lines = JsonLines(files.metrics, total_steps)
+    if visdom:
+        visdom.begin(MetricsReader(files.metrics).read()[0])
     return [Console(step_text, validation_text), lines, LossLog(args.log_file), *([visdom] if visdom else [])]
 
 

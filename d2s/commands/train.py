@@ -16,6 +16,7 @@ from d2s.commands.device import add_device, choose_device
 from d2s.commands.folders import dataset_name, writable_folder
 from d2s.commands.options import flag
 from d2s.commands.validation import make_validation
+from d2s.commands.validation_view import ViewWriter
 from d2s.config import Recipe, find_recipe, load_recipe, to_ini
 from d2s.errors import InputError, SettingsMismatchError
 from d2s.geometry.camera import format_camera
@@ -28,11 +29,13 @@ from d2s.scene.refined_map import RefinedMap
 from d2s.training.checkpoint import TrainingState, checkpoint_stage, load_checkpoint
 from d2s.training.data import TrainingSet, load_training_set
 from d2s.training.extras import extras_record, load_extras
+from d2s.training.metrics_reader import MetricsReader
 from d2s.training.networks import Network, make_network, make_optimizer
 from d2s.training.restart import begin_at, finish, origin_of
 from d2s.training.run_dir import RunDir, default_run_name
-from d2s.training.tracking import Console, JsonLines, Tracker, format_seconds, make_visdom
+from d2s.training.tracking import Console, JsonLines, Tracker, format_seconds
 from d2s.training.trainer import Trainer
+from d2s.training.visdom_tracker import make_visdom
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     device = choose_device(args.cudaid)
     writable_folder("--log_dir", args.log_dir)
     run_dir = RunDir(args.log_dir / (args.name or default_run_name(args.dataset, args.scene, args.config_file.stem, recipe.model.model)))
-    visdom = make_visdom(args.visdom, run_dir.path.name, args.visdom_server, args.visdom_port)
+    visdom = make_visdom(args.visdom, run_dir.path.name, args.visdom_server, args.visdom_port, run_dir.view)
     stage = (3 if args.unlabel else 2) if args.resume_optim else 1
     if _prepare_run_dir(run_dir, recipe, scene, folder, args, stage, extras_record(folder, extras)):
         logger.info("%s is already finished: %s. Train anew with --resume never.", run_dir.path, run_dir.model)
@@ -120,13 +123,15 @@ def run(args: argparse.Namespace) -> int:
     optimizer = make_optimizer(recipe, network)
     network.to(device)
     state = _starting_state(run_dir, args, stage, network, optimizer)
-    if visdom and not state.total_steps:
-        visdom.clear()
     info = _model_info(scene, recipe, data, refined)
     images = f"{data.num_real} images" + (f" and {data.num_extra} extra ones" if extras else "")
     logger.info("Training on %s (%d labelled keypoints), %d weights, on %s.", images, int(data.valid.sum()), _weights(network), device)
     trackers: list[Tracker] = [Console(), JsonLines(run_dir.metrics, state.total_steps), *([visdom] if visdom else [])]
-    trainer = Trainer(recipe, data, network, optimizer, state, run_dir, info, trackers, make_validation(folder, scene, info), device)
+    if visdom:
+        visdom.begin(MetricsReader(run_dir.metrics).read()[0])
+    watch = ViewWriter(run_dir.view, scene, data.xyz[: data.num_real][data.valid[: data.num_real]].numpy())
+    validation = make_validation(folder, scene, info, watch)
+    trainer = Trainer(recipe, data, network, optimizer, state, run_dir, info, trackers, validation, device)
     try:
         trainer.run()
     finally:

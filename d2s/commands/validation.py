@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ from numpy.typing import NDArray
 
 from d2s.geometry import pose
 from d2s.localization.localizer import Localizer
+from d2s.localization.result import LocalizationResult
 from d2s.regressor.base import ModelInfo
 from d2s.regressor.model_files import TrainedModel
 from d2s.scene.feature_store import FeatureReader
-from d2s.scene.manifest import Scene
+from d2s.scene.manifest import Scene, SceneImage
 from d2s.training.data import FEATURES
 from d2s.training.networks import Network
 from d2s.training.trainer import Validation
@@ -26,8 +28,11 @@ WORST = 1e9
 """What an infinite median counts as in a score, which is stored as JSON."""
 
 
-def make_validation(folder: Path, scene: Scene, info: ModelInfo) -> Validation | None:
-    """A function from network to numbers, or None when the scene has no validation images."""
+Watch = Callable[[SceneImage, LocalizationResult], None]
+
+
+def make_validation(folder: Path, scene: Scene, info: ModelInfo, watch: Watch | None = None) -> Validation | None:
+    """A function from network to numbers, or None when the scene has no validation images; `watch` is shown the one in the middle."""
     images = [image for image in scene.split("val") if image.cam_from_world is not None]
     if not images:
         return None
@@ -40,6 +45,8 @@ def make_validation(folder: Path, scene: Scene, info: ModelInfo) -> Validation |
         device = next(network.parameters()).device
         localizer = Localizer(TrainedModel(network, info, device))
         results = [localizer.localize_features(f, scene.camera(image)) for image, f in zip(images, features, strict=True)]
+        if watch is not None:
+            watch(images[len(images) // 2], results[len(images) // 2])
         errors = np.array(
             [
                 pose.pose_error(result.cam_from_world, image.cam_from_world) if result.success else (np.inf, 180.0)  # type: ignore[arg-type]

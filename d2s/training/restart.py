@@ -48,7 +48,7 @@ def finish(run: RunDir) -> None:
             shutil.rmtree(run.checkpoint(other))
     shutil.rmtree(run.model, ignore_errors=True)
     if stage == 1:
-        for file in (run.config, run.metrics, run.log):
+        for file in (run.config, run.metrics, run.view, run.log):
             file.unlink(missing_ok=True)
     for folder in _kept(run, epoch).parent.iterdir():
         if folder != _kept(run, epoch):

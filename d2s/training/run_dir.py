@@ -34,6 +34,11 @@ class RunDir:
         return self.path / "metrics.jsonl"
 
     @property
+    def view(self) -> Path:
+        """What the last validation made of one image."""
+        return self.path / "validation_view.npz"
+
+    @property
     def log(self) -> Path:
         """What the console showed."""
         return self.path / "train.log"
@@ -78,5 +83,5 @@ class RunDir:
         """Remove what an earlier run left."""
         for folder in (self.path / "checkpoints", self.model):
             shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.config, self.metrics, self.log, self.path / "state.json"):
+        for file in (self.config, self.metrics, self.view, self.log, self.path / "state.json"):
             file.unlink(missing_ok=True)

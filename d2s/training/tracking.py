@@ -1,23 +1,18 @@
-"""Watching a run: console and log file, `metrics.jsonl`, Visdom. None of them can stop the training."""
+"""Watching a run: console and log file, `metrics.jsonl` (Visdom: visdom_tracker.py). None of them can stop the training."""
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
-from functools import partial
-from http.client import HTTPException
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from d2s.errors import InputError
 from d2s.scene.atomic import write_text
 
 logger = logging.getLogger(__name__)
@@ -142,95 +137,3 @@ def _total_steps(line: str) -> float:
         return float(json.loads(line)["total_steps"])
     except (ValueError, TypeError, KeyError):
         return math.inf
-
-
-# Window -> legend -> key of the record; the windows' names are those of the published code.
-VISDOM_WINDOWS = {
-    "loss_win": {"train_loss": "loss"},
-    "3dmap_loss": {"3dmap_loss": "map"},
-    "reprj_loss": {"reprj_loss": "reprojection"},
-    "uncer_loss": {"uncer_loss": "reliability"},
-    "lr_win": {"lr": "lr"},
-    "val_error": {"median_t": "median_t", "median_r_deg": "median_r_deg"},
-    "val_recall": {"recall": "recall"},
-    "val_loss": {"validation_loss": "validation_loss"},
-}
-
-VISDOM_SECONDS = 5.0
-"""A server that takes longer than this to answer counts as gone."""
-
-
-class VisdomTracker:
-    """Curves in a Visdom environment named after the run. When the server goes away, training goes on without it."""
-
-    def __init__(self, environment: str, server: str, port: int) -> None:
-        try:
-            import visdom
-        except ImportError:
-            raise InputError("Visdom is not installed.", "pip install visdom, or train with --visdom off.") from None
-        _require_server(server, port)
-        # raise_exceptions: visdom's own default is to swallow errors into its log; we want to know, and stop talking to a dead server.
-        logging.getLogger("visdom").setLevel(logging.ERROR)  # it warns of a new session, and of the socket that we do not want
-        client = cast(Any, visdom.Visdom)  # its type stubs lack the session
-        self._viz = client(server=server, port=port, env=environment, raise_exceptions=True, use_incoming_socket=False)
-        session = self._viz.session
-        session.request = partial(session.request, timeout=VISDOM_SECONDS)  # its own default is to wait for ever
-        self._alive = True
-
-    def log(self, record: dict[str, Any]) -> None:
-        """Append a point to every window that the record has a value for."""
-        with self._forgiving():
-            for window, traces in VISDOM_WINDOWS.items():
-                for trace, key in traces.items():
-                    if self._alive and record.get(key) is not None:
-                        self._append(window, trace, record["total_steps"], record[key])
-
-    def clear(self) -> None:
-        """Remove the curves of an earlier run of this name."""
-        with self._forgiving():
-            self._viz.close(win=None)
-
-    @contextmanager
-    def _forgiving(self) -> Iterator[None]:
-        """Visdom raises ConnectionError when its server is gone, and prints that, too."""
-        try:
-            with redirect_stdout(io.StringIO()):
-                yield
-        except OSError as error:
-            self._alive = False
-            logger.warning("Visdom is gone (%s); training goes on, metrics.jsonl has every value.", type(error).__name__)
-
-    def _append(self, window: str, trace: str, step: int, value: float) -> None:
-        options = {"title": window, "xlabel": "step", "showlegend": True}
-        self._viz.line(X=[step], Y=[value], win=window, name=trace, update="append", opts=options)
-
-    def close(self) -> None:
-        """Nothing to close: every point is sent at once."""
-
-
-def _require_server(server: str, port: int) -> None:
-    """Raise InputError when no Visdom answers there (asked before visdom's client is made: it would retry and log for long)."""
-    import urllib.request
-
-    try:
-        # Not the start page: it is an error page where Visdom's scripts could not be downloaded, and other servers have one, too.
-        with urllib.request.urlopen(f"{server}:{port}/env_state", data=b"{}", timeout=VISDOM_SECONDS) as answer:
-            if isinstance(json.load(answer), list):
-                return
-        reason = "something else does"
-    except (OSError, HTTPException, ValueError) as error:
-        reason = str(error)
-    raise InputError(f"No Visdom server answers at {server}:{port} ({reason}).", "Start one: python -m visdom.server.")
-
-
-def make_visdom(mode: str, environment: str, server: str, port: int) -> VisdomTracker | None:
-    """The tracker for --visdom auto (None, with a line, when no server answers), on (an error then) or off (None)."""
-    if mode == "off":
-        return None
-    try:
-        return VisdomTracker(environment, server, port)
-    except InputError as error:
-        if mode == "on":
-            raise
-        logger.info("Visdom: not used. %s", error.problem)
-        return None
