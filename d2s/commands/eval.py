@@ -11,7 +11,7 @@ from typing import Any
 
 from d2s.commands.device import add_device, choose_device
 from d2s.commands.folders import dataset_name, writable_folder
-from d2s.commands.options import flag
+from d2s.commands.options import add_min_confidence, flag
 from d2s.config import find_recipe, load_recipe
 from d2s.errors import InputError, MissingFileError
 from d2s.evaluation import wording
@@ -92,6 +92,7 @@ def _add_localization_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--pnp", choices=tuple(ESTIMATORS), default=DEFAULT_ESTIMATOR, help=f"PnP back end (default: {DEFAULT_ESTIMATOR})")
     parser.add_argument("--max_error", type=float, default=None, help="RANSAC inlier threshold in pixels (default: the model's)")
+    add_min_confidence(parser)
     parser.add_argument("--weights", type=Path, default=None, help="file of the feature network, where it is not found by itself")
 
 
@@ -170,7 +171,7 @@ def _localizer(args: argparse.Namespace, path: Path, scene: Scene, folder: Path,
     device = str(choose_device(args.cudaid))
     regressor = load_published(path, scene, folder, device) if is_checkpoint_file(path) else load_model(path, device=device)
     estimator = make_estimator(args.pnp, regressor.info.max_error if args.max_error is None else args.max_error)
-    return Localizer(regressor, estimator, threshold=threshold, device=device, weights=args.weights)
+    return Localizer(regressor, estimator, threshold=threshold, device=device, weights=args.weights, min_confidence=args.min_confidence)
 
 
 def _sweep(args: argparse.Namespace, run_dir: RunDir, scene: Scene, folder: Path, out: Path) -> SweepEntry:
@@ -242,6 +243,7 @@ def _about(localizer: Localizer, path: Path, split: str, args: argparse.Namespac
         "pnp": args.pnp,
         "max_error": localizer.estimator.max_error,
         "reliability_threshold": localizer.threshold if math.isfinite(localizer.threshold) else None,
+        "min_confidence": localizer.judge.least,
         "seed": info.seed,
         "model": str(path),
         "device": str(choose_device(args.cudaid)),
@@ -258,6 +260,7 @@ def _about_before(out: Path) -> dict[str, Any]:
         "pnp",
         "max_error",
         "reliability_threshold",
+        "min_confidence",
         "seed",
         "model",
         "device",

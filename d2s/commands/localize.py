@@ -11,7 +11,7 @@ from pathlib import Path
 import pycolmap
 
 from d2s.commands.device import add_device, choose_device
-from d2s.commands.options import flag
+from d2s.commands.options import add_min_confidence, flag
 from d2s.errors import InputError
 from d2s.evaluation import wording
 from d2s.features.images import read_image
@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag(parser, "--json", False, "print one line of JSON per image and nothing else")
     parser.add_argument("--pnp", choices=tuple(ESTIMATORS), default=DEFAULT_ESTIMATOR, help=f"PnP back end (default: {DEFAULT_ESTIMATOR})")
     parser.add_argument("--max_error", type=float, default=None, help="RANSAC inlier threshold in pixels (default: the model's)")
+    add_min_confidence(parser)
     parser.add_argument("--weights", type=Path, default=None, help="file of the feature network, where it is not found by itself")
     add_device(parser)
 
@@ -47,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         logging.getLogger().setLevel(logging.CRITICAL)  # standard output is for JSON alone
     camera = None if args.camera is None else parse_camera(args.camera)  # a wrong camera is said before the model is loaded
-    localizer = Localizer.load(args.model, str(choose_device(args.cudaid)), args.pnp, args.max_error, args.weights)
+    device = str(choose_device(args.cudaid))
+    localizer = Localizer.load(args.model, device, args.pnp, args.max_error, args.weights, args.min_confidence)
     camera = camera or shared_camera(localizer.info)
     for path in args.image:
         result = localizer.localize(read_image(path), camera)

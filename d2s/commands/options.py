@@ -28,6 +28,28 @@ def flag(parser: argparse._ActionsContainer, name: str, default: bool, help: str
 
 
 class _Output(logging.StreamHandler):  # type: ignore[type-arg]  # no subscript before Python 3.11
+def add_min_confidence(parser: argparse._ActionsContainer) -> None:
+    """--min_confidence: None, the default, is what keeps photos of other places out."""
+    parser.add_argument(
+        "--min_confidence",
+        type=_share,
+        default=None,
+        metavar="P",
+        help="refuse poses that are right with a lower probability, 0 to 1; 0: none (default: what keeps photos of other places out)",
+    )
+
+
+def _share(text: str) -> float:
+    """A number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
+
+
     """Log lines on stdout. When the reader has gone (`d2s eval | head`), the command ends as other tools do, without a traceback."""
 
     def handleError(self, record: logging.LogRecord) -> None:

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from d2s.commands.device import add_device, choose_device
-from d2s.commands.options import flag
+from d2s.commands.options import add_min_confidence, flag
 from d2s.errors import InputError
 from d2s.service.catalogue import describe
 from d2s.service.server import require_packages, serve
@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=f"keys, one a line, that requests must carry (also: environment variable {KEY_VARIABLE})",
     )
+    add_min_confidence(parser)
     parser.add_argument("--weights", type=Path, default=None, help="file of the feature network, where it is not found by itself")
     add_device(parser)
 
@@ -71,7 +72,9 @@ def run(args: argparse.Namespace) -> int:
         describe(name, path)  # a wrong folder ends the command rather than a worker process
     if not keys and not _is_loopback(args.host):
         logger.warning("Anyone who reaches %s can use this service: there is no API key (--api_key_file).", args.host)
-    settings = ServiceSettings(scenes, limits, keys, str(choose_device(args.cudaid)), args.weights, args.preload)
+    settings = ServiceSettings(
+        scenes, limits, keys, str(choose_device(args.cudaid)), args.weights, args.preload, min_confidence=args.min_confidence
+    )
     serve(settings, args.host, args.port, args.workers)
     return 0
 

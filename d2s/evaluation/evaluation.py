@@ -11,6 +11,7 @@ from typing import Any
 from d2s import __version__
 from d2s.errors import InputError
 from d2s.evaluation.pose_files import PREDICTIONS, RESULTS, read_predictions, read_results
+from d2s.evaluation.reliability import summarize_trust
 from d2s.evaluation.report import Report
 from d2s.evaluation.score import Score, scene_extent, score_images, summarize, write_per_image
 from d2s.localization.result import LocalizationResult
@@ -36,7 +37,8 @@ def evaluate_folder(
     scores = read_scores(folder, images)
     extent = scene_extent(scene)
     summary = summarize(scores, scene.units, extent)
-    metrics = {"dataset": scene.dataset, "scene": scene.name, **summary, **about, "versions": versions()}
+    trust = summarize_trust(scores, scene.units, extent, about.get("min_confidence"))
+    metrics = {"dataset": scene.dataset, "scene": scene.name, **summary, **about, "trust": trust, "versions": versions()}
     write_per_image(folder / PER_IMAGE, scores, scene.units, extent)
     Report(scene, scores, metrics, results or {}).write(folder / REPORT)
     write_json(folder / METRICS, metrics)

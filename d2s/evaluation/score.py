@@ -47,7 +47,11 @@ CM_PER_PERCENT = 5.0  # where there is no scale, 1 % of the scene's extent is as
 
 @dataclass(frozen=True)
 class Score:
-    """One query: what was estimated and how far off it is. `t` in the scene's unit and `r_deg` are infinite without a pose."""
+    """One query: what was estimated and how far off it is. `t` in the scene's unit and `r_deg` are infinite without a pose.
+
+    `found_t` and `found_r_deg` are those of the pose that was found, even where it was refused for its low `confidence`; `sigma_t` and
+    `sigma_r_deg` say how far off it was expected to be.
+    """
 
     image: SceneImage
     cam_from_world: Array | None
@@ -58,6 +62,11 @@ class Score:
     kept: int | None = None
     extracted: int | None = None
     ms: Mapping[str, float] = field(default_factory=dict)
+    confidence: float | None = None
+    found_t: float = math.inf
+    found_r_deg: float = math.inf
+    sigma_t: float | None = None
+    sigma_r_deg: float | None = None
 
     @property
     def success(self) -> bool:
@@ -78,8 +87,15 @@ def score_images(
 def _score(image: SceneImage, cam_from_world: Array | None, prediction: Mapping[str, Any]) -> Score:
     t, r_deg = (math.inf, math.inf) if cam_from_world is None else pose.pose_error(cam_from_world, image.cam_from_world)  # type: ignore[arg-type]
     reason = "" if cam_from_world is not None else prediction.get("reason") or "no pose in results.txt"
-    counts = {name: prediction.get(name) for name in ("inliers", "kept", "extracted")}
-    return Score(image, cam_from_world, t, r_deg, reason, ms=prediction.get("ms", {}), **counts)
+    known = {name: prediction.get(name) for name in ("inliers", "kept", "extracted", "confidence", "sigma_t", "sigma_r_deg")}
+    refused = prediction.get("refused_pose")
+    found_t, found_r_deg = (t, r_deg) if refused is None else _errors(image, pose.from_qvec_tvec(refused["qvec"], refused["tvec"]))
+    return Score(image, cam_from_world, t, r_deg, reason, ms=prediction.get("ms", {}), found_t=found_t, found_r_deg=found_r_deg, **known)
+
+
+def _errors(image: SceneImage, cam_from_world: Array | None) -> tuple[float, float]:
+    """Distance and degrees from the image's true pose, which is known."""
+    return (math.inf, math.inf) if cam_from_world is None else pose.pose_error(cam_from_world, image.cam_from_world)  # type: ignore[arg-type]
 
 
 def scene_extent(scene: Scene) -> float:

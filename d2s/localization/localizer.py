@@ -22,6 +22,7 @@ from d2s.localization.guided import match_whole_map, refine_by_map
 from d2s.localization.result import LocalizationResult
 from d2s.localization.table import DEFAULT_ESTIMATOR, make_estimator
 from d2s.regressor.base import HasLandmarks, SceneRegressor
+from d2s.localization.trust import Calibration, Judge
 from d2s.regressor.dense_landmarks import LandmarkMap
 
 WEAK = 0.15  # a pose with a smaller share of the keypoints behind it is checked against what all landmarks say
@@ -34,7 +35,8 @@ class Localizer:
     """A trained place: features, scene coordinates, pose.
 
     `threshold`: keypoints more reliable than that go to PnP (None: the model's own; 0 keeps all). The extractor is built from the model's
-    settings when the first image needs it.
+    settings when the first image needs it. `min_confidence`: poses with less are refused (None: what keeps photos of other places out; 0
+    refuses none).
     """
 
     def __init__(
@@ -46,8 +48,10 @@ class Localizer:
         device: str = "cpu",
         weights: str | os.PathLike[str] | None = None,
     ) -> None:
+        min_confidence: float | None = None,
         self.regressor, self.info = regressor, regressor.info
         self.estimator = estimator or make_estimator(max_error=self.info.max_error)
+        self.judge = Judge(Calibration.from_json(self.info.trust), min_confidence)
         self.threshold = self.info.reliability_threshold if threshold is None else threshold
         self._extractor, self._device = extractor, device
         self._weights = None if weights is None else Path(weights)
@@ -60,16 +64,17 @@ class Localizer:
         max_error: float | None = None,
         weights: str | os.PathLike[str] | None = None,
     ) -> Localizer:
+        min_confidence: float | None = None,
         """The localizer of a model folder, checkpoint folder or model file.
 
         `pnp`: poselib, pycolmap or opencv. `max_error`: RANSAC threshold in pixels of the original image (default: the model's).
-        `weights`: file of the feature network, where it is not found by itself. Raises InputError.
+        `weights`: file of the feature network, where it is not found by itself. `min_confidence`: see the class. Raises InputError.
         """
         from d2s.regressor.model_files import load_model  # loads torch, which a localizer around another regressor does not need
 
         regressor = load_model(Path(path), device=device)
         estimator = make_estimator(pnp, regressor.info.max_error if max_error is None else max_error)
-        return Localizer(regressor, estimator, device=device, weights=weights)
+        return Localizer(regressor, estimator, device=device, weights=weights, min_confidence=min_confidence)
 
     @property
     def extractor(self) -> Extractor:
@@ -125,9 +130,43 @@ class Localizer:
         return features, *self.regressor.predict(features)
 
     def solve(
+        if place is not None:
+            near = self.solve_near(features, place, camera, reliability)
+            ms["pnp"] = result.ms["pnp"] + near.ms["pnp"]
+            result = choose(result, near, camera, self.estimator.max_error)
         self,
         features: LocalFeatures,
         xyz: NDArray[np.float32],
+    def solve_near(
+        self,
+        features: LocalFeatures,
+        prior: NDArray[np.float64],
+        camera: pycolmap.Camera,
+        reliability: NDArray[np.float32],
+        radius: float | None = None,
+    ) -> LocalizationResult:
+        """Pose from the landmarks in view of a prior (3, 4) alone, without the network; `radius` in pixels: see `d2s.localization.prior`.
+
+        `reliability` (N,) of the N features is what the trust in the pose is judged by. Raises InputError for a model without landmarks.
+        """
+        landmarks, ms = self.landmarks(), dict[str, float]()
+        with _timed(ms, "pnp"):
+            matches = match_near(prior, features, landmarks, camera, radius)
+            found = estimate_near(matches, features, camera, self.estimator, radius)
+            xyz, used = np.zeros((len(features), 3), np.float32), np.zeros(len(features), dtype=bool)
+            xyz[matches.rows], used[matches.rows] = matches.xyz, True
+            result = self._look_again(self._result(found, features, xyz, reliability, used), features, landmarks, camera)
+            result = replace(self.judge(result, camera, self.estimator.max_error), from_prior=True)
+        result.ms.update(ms)
+        return result
+
+    def landmarks(self) -> LandmarkMap:
+        """The landmarks that a search near a prior compares. Raises InputError for a model that has none."""
+        found = self.regressor.landmark_map() if isinstance(self.regressor, HasLandmarks) else None
+        if found is None:
+            raise InputError("This model has no landmarks to search near a pose prior.", "Train model 3, or leave the prior out.")
+        return found
+
         reliability: NDArray[np.float32],
         camera: pycolmap.Camera,
         threshold: float | None = None,
@@ -155,6 +194,7 @@ class Localizer:
         inliers[np.flatnonzero(used)[found.inliers]] = True
         estimate = (found.success, self._in_world(found.cam_from_world), found.reason)
         return LocalizationResult(*estimate, {}, features.keypoints, xyz, reliability, used, inliers, found.cam_from_world)
+            result = self.judge(result, camera, self.estimator.max_error)
 
     def _ask_all(
         self, features: LocalFeatures, reliability: NDArray[np.float32], landmarks: LandmarkMap, camera: pycolmap.Camera

@@ -9,9 +9,41 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from d2s.localization.covariance import spread_r_deg, spread_t
 from d2s.geometry import pose
 
 Array = NDArray[np.float64]
+EVEN = 0.5
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How far a pose can be trusted, see `d2s.localization.trust`.
+
+    `confidence`: probability that it is right. `covariance` (6, 6): of rotation and camera centre as `d2s.localization.covariance`
+    parametrises them, None where the inliers do not fix the pose.
+    """
+
+    confidence: float
+    covariance: Array | None = field(default=None, repr=False)
+
+    @property
+    def sigma_t(self) -> float | None:
+        """Root mean square distance of the camera centre from the true one, in the scene's unit."""
+        return None if self.covariance is None else spread_t(self.covariance)
+
+    @property
+    def sigma_r_deg(self) -> float | None:
+        """Root mean square angle to the true rotation, in degrees."""
+        return None if self.covariance is None else spread_r_deg(self.covariance)
+
+
+@dataclass(frozen=True)
+class Rival:
+    """Another pose that the image supports about as well: its cam_from_world (3, 4) and its inliers."""
+
+    cam_from_world: Array
+    num_inliers: int
 ENOUGH_INLIERS = 50.0
 STAGES = ("features", "regressor", "pnp", "total")
 
@@ -21,7 +53,8 @@ class LocalizationResult:
     """The pose of one image, or why there is none; a failure is a result, never an exception.
 
     `cam_from_world` (3, 4) and `center` (3,) in the scene's unit, None on failure. `num_inliers` of the `kept` reliable keypoints, of
-    `extracted` ones, agree with the pose. `confidence`: see `confidence`. `ms`: milliseconds of "features", "regressor", "pnp" and "total".
+    `extracted` ones, agree with the pose. `trust`: confidence and covariance. `refused_pose`: a pose that was found but is not to be
+    believed; it is then not in `cam_from_world`. `ms`: milliseconds of "features", "regressor", "pnp" and "total".
     For reports: `keypoints` (extracted, 2) pixels, `xyz` (extracted, 3) predicted scene coordinates, `reliability` (extracted,), and the
     masks `used` (given to PnP) and `inliers`, row-aligned with them. `cam_from_map`: the pose that explains the inliers, which differs from
     `cam_from_world` where the map was made at refined poses. `first_from_map`: the pose before the second look, None where there was none.
@@ -37,6 +70,15 @@ class LocalizationResult:
     used: NDArray[np.bool_] = field(repr=False)
     inliers: NDArray[np.bool_] = field(repr=False)
     cam_from_map: Array | None = field(default=None, repr=False)
+    trust: Trust | None = field(default=None, repr=False)
+    refused_pose: Array | None = field(default=None, repr=False)
+    from_prior: bool = False
+    rival: Rival | None = field(default=None, repr=False)
+
+    def with_rival(self, rival: Rival) -> LocalizationResult:
+        """The result beside a pose that is as good: it is then no more than an even chance."""
+        trust = None if self.trust is None else replace(self.trust, confidence=min(self.trust.confidence, EVEN))
+        return replace(self, rival=rival, trust=trust)
     first_from_map: Array | None = field(default=None, repr=False)
 
     @property
@@ -61,15 +103,13 @@ class LocalizationResult:
 
     @property
     def confidence(self) -> float:
-        """Trust in the pose, see `confidence`."""
-        return confidence(self.num_inliers, self.kept) if self.success else 0.0
+        """Probability that the pose is right; 0 without a pose. Of a refused pose too."""
+        return 0.0 if self.trust is None else self.trust.confidence
 
     def to_json(self, image_name: str) -> dict[str, Any]:
-        """JSON values: image, success, reason, qvec (w x y z), tvec, center, inliers, kept, extracted, confidence, ms."""
-        qvec = tvec = center = None
-        if self.cam_from_world is not None:
-            qvec, tvec = (v.tolist() for v in pose.to_qvec_tvec(self.cam_from_world))
-            center = pose.center(self.cam_from_world).tolist()
+        """JSON values: image, success, reason, qvec (w x y z), tvec, center, inliers, kept, extracted, confidence, sigma_t, sigma_r_deg,
+        covariance, refused_pose, ms.
+        """
         return {
             "image": image_name,
             "success": self.success,
@@ -78,6 +118,8 @@ class LocalizationResult:
             "tvec": tvec,
             "center": center,
             "inliers": self.num_inliers,
+            **_trust_to_json(self.trust),
+            "refused_pose": None if self.refused_pose is None else _pose_to_json(self.refused_pose),
             "kept": self.kept,
             "extracted": self.extracted,
             "confidence": round(self.confidence, 4),
@@ -85,9 +127,16 @@ class LocalizationResult:
         }
 
 
-def confidence(num_inliers: int, kept: int) -> float:
-    """Trust in [0, 1], growing with the number of inliers and with their share: share * (1 - exp(-inliers / 50)).
+def _pose_to_json(cam_from_world: Array | None) -> dict[str, Any]:
+    if cam_from_world is None:
+        return {"qvec": None, "tvec": None, "center": None}
+    qvec, tvec = (v.tolist() for v in pose.to_qvec_tvec(cam_from_world))
+    return {"qvec": qvec, "tvec": tvec, "center": pose.center(cam_from_world).tolist()}
 
-    It orders poses by how much supports them; it is not a calibrated probability.
-    """
-    return num_inliers / kept * -math.expm1(-num_inliers / ENOUGH_INLIERS) if kept else 0.0
+
+def _trust_to_json(trust: Trust | None) -> dict[str, Any]:
+    """Six significant digits: nobody knows an uncertainty better."""
+    if trust is None or trust.covariance is None:
+        return {"sigma_t": None, "sigma_r_deg": None, "covariance": None}
+    rows = [[float(f"{value:.6g}") for value in row] for row in trust.covariance]
+    return {"sigma_t": float(f"{trust.sigma_t:.6g}"), "sigma_r_deg": float(f"{trust.sigma_r_deg:.6g}"), "covariance": rows}

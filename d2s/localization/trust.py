@@ -94,6 +94,11 @@ class Judge:
     min_confidence: float | None = None
     constants: Constants | None = None
 
+    @property
+    def least(self) -> float:
+        """Poses with a lower confidence are refused."""
+        return (self.constants or general_constants()).threshold if self.min_confidence is None else self.min_confidence
+
     def __call__(self, result: LocalizationResult, camera: pycolmap.Camera, max_error: float) -> LocalizationResult:
         """The result with its trust, refused where that is too little."""
         if result.cam_from_world is None or result.cam_from_map is None:
@@ -106,9 +111,8 @@ class Judge:
         if covariance is not None:
             covariance = in_world(covariance, result.cam_from_map, result.cam_from_world)
             covariance = self._with_map(covariance, constants.factor)
-        least = constants.threshold if self.min_confidence is None else self.min_confidence
         result = replace(result, trust=Trust(confidence, covariance))
-        return refuse(result, least) if confidence < least else result
+        return refuse(result, self.least) if confidence < self.least else result
 
     def _with_map(self, covariance: Array, factor: float) -> Array:
         extra = np.repeat([self.calibration.r**2, self.calibration.t**2], 3)

@@ -42,7 +42,8 @@ class Service:
 
     def __init__(self, settings: ServiceSettings, load: Load | None = None) -> None:
         self.settings, self.limits = settings, settings.limits
-        load = load or partial(Localizer.load, device=settings.device, weights=settings.weights)
+        least = settings.min_confidence
+        load = load or partial(Localizer.load, device=settings.device, weights=settings.weights, min_confidence=least)
         self.catalogue = Catalogue(settings.scenes, self.limits.loaded_scenes, load)
         self.worker = Worker(self.limits.queue)
         self.metrics = Metrics()

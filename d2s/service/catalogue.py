@@ -94,7 +94,9 @@ class Catalogue:
         localizer = self._load(self.scenes[name].path)
         for other in self._loaded.values():
             if other.info.features == localizer.info.features:
-                localizer = Localizer(localizer.regressor, localizer.estimator, other.extractor)
+                localizer = Localizer(
+                    localizer.regressor, localizer.estimator, other.extractor, min_confidence=localizer.judge.min_confidence
+                )
                 break
         localizer.prepare()
         self.loads += 1

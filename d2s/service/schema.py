@@ -50,7 +50,11 @@ RESULT: dict[str, Any] = {
         "inliers": {"type": "integer", "description": "Keypoints that agree with the pose."},
         "kept": {"type": "integer", "description": "Keypoints that were given to the pose solver."},
         "extracted": {"type": "integer", "description": "Keypoints of the image."},
-        "confidence": {"type": "number", "minimum": 0, "maximum": 1},
+        "confidence": {"type": "number", "minimum": 0, "maximum": 1, "description": "Probability that the pose is right."},
+        "sigma_t": _number("Root mean square distance of the camera centre from the true one that is to be expected, in the scene's unit."),
+        "sigma_r_deg": _number("The same for the rotation, in degrees."),
+        "covariance": {"type": ["array", "null"], "items": {"type": "array", "items": {"type": "number"}}, "description": COVARIANCE},
+        "refused_pose": {"type": ["object", "null"], "description": "A pose with too little confidence: qvec, tvec and center."},
         "ms": {"type": "object", "additionalProperties": {"type": "number"}, "description": "Milliseconds per stage."},
         "points": {
             "type": "object",

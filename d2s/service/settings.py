@@ -35,7 +35,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class ServiceSettings:
-    """Everything that a worker process needs to know: names of scenes with their model folders, limits, keys (none: open to all)."""
+    """Everything that a worker process needs to know: names of scenes with their model folders, limits, keys (none: open to all).
+
+    `min_confidence`: poses that are right with a lower probability are refused (None: the localizer's own threshold).
+    """
 
     scenes: dict[str, Path]
     limits: Limits = field(default_factory=Limits)
@@ -45,6 +48,7 @@ class ServiceSettings:
     preload: bool = False
     board: Path | None = None
 
+    min_confidence: float | None = None
 
 def parse_scenes(texts: Iterable[str]) -> dict[str, Path]:
     """Scenes of the options `NAME=DIR`. Raises InputError for names that a URL or a metric cannot hold, and for names given twice."""

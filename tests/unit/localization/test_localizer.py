@@ -80,7 +80,11 @@ def test_only_reliable_keypoints_reach_pnp():
 def test_json_is_complete_and_valid():
     value = json.loads(json.dumps(Localizer(Oracle()).localize_features(make_features(200), CAMERA).to_json("a/b.jpg"), allow_nan=False))
     keys = ["image", "success", "reason", "qvec", "tvec", "center", "inliers", "kept", "extracted", "confidence"]
-    assert list(value) == [*keys, "sigma_t", "sigma_r_deg", "covariance", "refused_pose", "ms"] and value["image"] == "a/b.jpg" and 0.9 < value["confidence"] <= 1
+    assert (
+        list(value) == [*keys, "sigma_t", "sigma_r_deg", "covariance", "refused_pose", "ms"]
+        and value["image"] == "a/b.jpg"
+        and 0.9 < value["confidence"] <= 1
+    )
     np.testing.assert_allclose(pose.from_qvec_tvec(value["qvec"], value["tvec"]), CAM_FROM_WORLD, atol=1e-5)
     np.testing.assert_allclose(value["center"], pose.center(CAM_FROM_WORLD), atol=1e-5)
 

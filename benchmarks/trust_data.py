@@ -1,0 +1,180 @@
+"""What `benchmarks/trust.py` learns from and measures on: results of models on photos of their own place and of all others.
+
+Right place: mapping and validation images to learn from, test images to measure on, each as it is and degraded (few keypoints, part of
+the view, blurred descriptors), so that there are poses of every quality. Other places: photos of all other scenes, with cameras of
+their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d2s.evaluation.score import CM_PER_PERCENT, METRES, scene_extent
+from d2s.features.base import LocalFeatures, settings_hash
+from d2s.features.extraction import extract_all
+from d2s.features.table import extractor_from_settings
+from d2s.geometry import pose
+from d2s.localization.covariance import pose_covariance, pose_difference
+from d2s.localization.localizer import Localizer
+from d2s.localization.result import LocalizationResult
+from d2s.localization.signals import signals_of
+from d2s.scene.feature_store import FeatureReader, FeatureWriter
+from d2s.scene.manifest import Scene, SceneImage
+
+LEARN, MEASURE = "learn", "measure"
+ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A preprocessed scene and a model of it; `name` says which."""
+
+    name: str
+    folder: Path
+    model: Path
+    scene: Scene
+
+    @property
+    def where(self) -> str:
+        """The place itself: two models of one place see each other's photos rightly."""
+        return f"{self.scene.dataset}/{self.scene.name}"
+
+
+def load_place(folder: Path, model: Path, name: str) -> Place:
+    """A pair of the command line."""
+    return Place(name, folder, model, Scene.load(folder))
+
+
+class Photos:
+    """Features of any scene's images with any settings: from the scene's own files where they fit, else extracted once into `work`."""
+
+    def __init__(self, work: Path) -> None:
+        self.work = work
+
+    def read(self, place: Place, images: Sequence[SceneImage], settings: dict[str, Any]) -> list[LocalFeatures]:
+        """Features of the images, in their order."""
+        stored = place.folder / "features.h5"
+        found: dict[str, LocalFeatures] = {}
+        if place.scene.features["settings"] == settings and stored.is_file():
+            found |= _read_those(stored, images)
+        left = [image for image in images if image.name not in found]
+        if left:
+            found |= _read_those(self._extracted(place, left, settings), left)
+        return [found[image.name] for image in images]
+
+    def _extracted(self, place: Place, images: Sequence[SceneImage], settings: dict[str, Any]) -> Path:
+        names = sorted(image.name for image in images)
+        key = settings_hash({"settings": settings, "names": names})
+        path = self.work / f"{place.scene.name}-{settings['name']}-{key}.h5"
+        if not path.is_file():
+            writer = FeatureWriter(path, settings)
+            writer.write(extract_all(extractor_from_settings(settings), [(image.name, place.scene.path(image)) for image in images]))
+            writer.finish(names)
+        return path
+
+
+def _read_those(path: Path, images: Sequence[SceneImage]) -> dict[str, LocalFeatures]:
+    with FeatureReader(path) as reader:
+        return {image.name: reader.read(image.name) for image in images if image.name in reader}
+
+
+def collect(places: Sequence[Place], place: Place, photos: Photos, purpose: str, most: int, degraded: int) -> list[dict[str, Any]]:
+    """Rows of one model: at most `most` images of each kind and place, with `degraded` degraded versions of those of its own place."""
+    localizer = Localizer.load(place.model)
+    rows = []
+    for other in places_to_show(places):
+        own = other.where == place.where
+        images = _spread(_images(place if own else other, purpose), most)
+        features = photos.read(place if own else other, images, localizer.info.features)
+        for image, one in zip(images, features, strict=True):
+            for kind, version in [("as it is", one), *(_degraded(one, image.name, degraded) if own else ())]:
+                rows.append({"kind": kind, **_row(localizer, place, other, image, version)})
+    return rows
+
+
+def places_to_show(places: Sequence[Place]) -> list[Place]:
+    """Every place once."""
+    return list({place.where: place for place in places}.values())
+
+
+def _images(place: Place, purpose: str) -> list[SceneImage]:
+    splits = ("train", "val") if purpose == LEARN else ("test",)
+    return [image for image in place.scene.split(*splits) if image.cam_from_world is not None]
+
+
+def _spread(images: Sequence[SceneImage], most: int) -> list[SceneImage]:
+    """At most `most` images over the whole sequence, those of the validation split first."""
+    first = [image for image in images if image.split == "val"][:most]
+    rest = [image for image in images if image.split != "val"]
+    chosen = np.unique(np.linspace(0, len(rest) - 1, min(len(rest), most - len(first))).astype(int)) if rest else []
+    return first + [rest[i] for i in chosen]
+
+
+def _degraded(features: LocalFeatures, name: str, count: int) -> Iterator[tuple[str, LocalFeatures]]:
+    random = np.random.default_rng([*name.encode(), count])
+    kinds = (("few keypoints", _thinned), ("part of the view", _cropped), ("blurred descriptors", _blurred))
+    start = int(random.integers(len(kinds)))
+    for number in range(count):
+        kind, change = kinds[(start + number) % len(kinds)]
+        yield kind, change(features, random)
+
+
+def _thinned(features: LocalFeatures, random: np.random.Generator) -> LocalFeatures:
+    share = 10 ** random.uniform(-2, -0.3)
+    return _rows(features, random.random(len(features)) < share)
+
+
+def _cropped(features: LocalFeatures, random: np.random.Generator) -> LocalFeatures:
+    """The keypoints of a window in the image: the rest is hidden behind something without texture."""
+    size = np.array(features.image_size) * random.uniform(0.08, 0.5)
+    corner = random.uniform(0, 1, 2) * (np.array(features.image_size) - size)
+    return _rows(features, ((features.keypoints >= corner) & (features.keypoints < corner + size)).all(axis=1))
+
+
+def _blurred(features: LocalFeatures, random: np.random.Generator) -> LocalFeatures:
+    """As in a dark or blurred photo: descriptors turned by up to 65 degrees at random."""
+    descriptors = np.asarray(features.descriptors, dtype=np.float32)
+    noise = random.normal(size=descriptors.shape).astype(np.float32)
+    noise *= random.uniform(0.3, 2.2) / np.sqrt(descriptors.shape[1])
+    turned = descriptors + noise
+    turned /= np.linalg.norm(turned, axis=1, keepdims=True)
+    return LocalFeatures(features.keypoints, features.scores, turned, features.image_size)
+
+
+def _rows(features: LocalFeatures, mask: NDArray[np.bool_]) -> LocalFeatures:
+    return LocalFeatures(features.keypoints[mask], features.scores[mask], features.descriptors[mask], features.image_size)
+
+
+def tolerance_of(scene: Scene) -> float:
+    """Distance (scene unit) within which a pose is right: 25 cm, or 5 % of the extent of the camera path, which stand for them."""
+    return 0.25 if scene.units == METRES else 25 / CM_PER_PERCENT / 100 * scene_extent(scene)
+
+
+def _row(localizer: Localizer, place: Place, shown: Place, image: SceneImage, features: LocalFeatures) -> dict[str, Any]:
+    """What came out for one photo. `t`, `r_deg`: errors, None on the wrong place or without a pose."""
+    camera = (place if shown.where == place.where else shown).scene.camera(image)
+    result = localizer.localize_features(features, camera)
+    row: dict[str, Any] = {"model": place.name, "where": place.where, "shown": shown.where, "image": image.name, "split": image.split}
+    row |= {"tolerance": tolerance_of(place.scene), "found": result.cam_from_world is not None, "inliers": result.num_inliers}
+    if result.cam_from_world is None:
+        return row
+    covariance = covariance_of(result, camera)
+    row["signals"] = signals_of(result, camera, localizer.estimator.max_error, covariance).tolist()
+    if shown.where == place.where and image.cam_from_world is not None:
+        row["t"], row["r_deg"] = pose.pose_error(result.cam_from_world, image.cam_from_world)
+        row["difference"] = pose_difference(result.cam_from_world, image.cam_from_world).tolist()
+        row["covariance"] = None if covariance is None else covariance.tolist()
+    return row
+
+
+def covariance_of(result: LocalizationResult, camera: Any) -> NDArray[np.float64] | None:
+    """Of the pose in the map, from the residuals alone."""
+    assert result.cam_from_map is not None
+    rows = result.inliers
+    return pose_covariance(result.cam_from_map, result.keypoints[rows].astype(float), result.xyz[rows].astype(float), camera)
