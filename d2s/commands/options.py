@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -27,7 +28,6 @@ def flag(parser: argparse._ActionsContainer, name: str, default: bool, help: str
     parser.add_argument(name, type=boolean, nargs="?", const=True, default=default, metavar="BOOL", help=f"{help} (default: {default})")
 
 
-class _Output(logging.StreamHandler):  # type: ignore[type-arg]  # no subscript before Python 3.11
 def add_min_confidence(parser: argparse._ActionsContainer) -> None:
     """--min_confidence: None, the default, is what keeps photos of other places out."""
     parser.add_argument(
@@ -50,6 +50,7 @@ def _share(text: str) -> float:
     return value
 
 
+class _Output(logging.StreamHandler):  # type: ignore[type-arg]  # no subscript before Python 3.11
     """Log lines on stdout. When the reader has gone (`d2s eval | head`), the command ends as other tools do, without a traceback."""
 
     def handleError(self, record: logging.LogRecord) -> None:

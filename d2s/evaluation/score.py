@@ -85,7 +85,7 @@ def score_images(
 
 
 def _score(image: SceneImage, cam_from_world: Array | None, prediction: Mapping[str, Any]) -> Score:
-    t, r_deg = (math.inf, math.inf) if cam_from_world is None else pose.pose_error(cam_from_world, image.cam_from_world)  # type: ignore[arg-type]
+    t, r_deg = _errors(image, cam_from_world)
     reason = "" if cam_from_world is not None else prediction.get("reason") or "no pose in results.txt"
     known = {name: prediction.get(name) for name in ("inliers", "kept", "extracted", "confidence", "sigma_t", "sigma_r_deg")}
     refused = prediction.get("refused_pose")

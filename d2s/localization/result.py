@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from d2s.localization.covariance import spread_r_deg, spread_t
 from d2s.geometry import pose
+from d2s.localization.covariance import spread_r_deg, spread_t
 
 Array = NDArray[np.float64]
+STAGES = ("features", "regressor", "pnp", "total")
 EVEN = 0.5
 
 
@@ -44,8 +44,6 @@ class Rival:
 
     cam_from_world: Array
     num_inliers: int
-ENOUGH_INLIERS = 50.0
-STAGES = ("features", "regressor", "pnp", "total")
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,7 @@ class LocalizationResult:
     For reports: `keypoints` (extracted, 2) pixels, `xyz` (extracted, 3) predicted scene coordinates, `reliability` (extracted,), and the
     masks `used` (given to PnP) and `inliers`, row-aligned with them. `cam_from_map`: the pose that explains the inliers, which differs from
     `cam_from_world` where the map was made at refined poses. `first_from_map`: the pose before the second look, None where there was none.
+    `from_prior`: found by searching near a pose prior. `rival`: a pose elsewhere that is as good, which only the prior decided against.
     """
 
     success: bool
@@ -70,6 +69,7 @@ class LocalizationResult:
     used: NDArray[np.bool_] = field(repr=False)
     inliers: NDArray[np.bool_] = field(repr=False)
     cam_from_map: Array | None = field(default=None, repr=False)
+    first_from_map: Array | None = field(default=None, repr=False)
     trust: Trust | None = field(default=None, repr=False)
     refused_pose: Array | None = field(default=None, repr=False)
     from_prior: bool = False
@@ -79,7 +79,6 @@ class LocalizationResult:
         """The result beside a pose that is as good: it is then no more than an even chance."""
         trust = None if self.trust is None else replace(self.trust, confidence=min(self.trust.confidence, EVEN))
         return replace(self, rival=rival, trust=trust)
-    first_from_map: Array | None = field(default=None, repr=False)
 
     @property
     def center(self) -> Array | None:
@@ -114,15 +113,13 @@ class LocalizationResult:
             "image": image_name,
             "success": self.success,
             "reason": self.reason,
-            "qvec": qvec,
-            "tvec": tvec,
-            "center": center,
+            **_pose_to_json(self.cam_from_world),
             "inliers": self.num_inliers,
-            **_trust_to_json(self.trust),
-            "refused_pose": None if self.refused_pose is None else _pose_to_json(self.refused_pose),
             "kept": self.kept,
             "extracted": self.extracted,
             "confidence": round(self.confidence, 4),
+            **_trust_to_json(self.trust),
+            "refused_pose": None if self.refused_pose is None else _pose_to_json(self.refused_pose),
             "ms": {stage: round(self.ms[stage], 2) for stage in STAGES if stage in self.ms},
         }
 

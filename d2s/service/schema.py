@@ -9,6 +9,15 @@ CAMERA = (
     "May be left out where the mapping images of that size share one camera."
 )
 
+COVARIANCE = (
+    "Covariance, 6 x 6, of a rotation vector that multiplies the rotation from the left (radians, camera axes) "
+    "and of the camera centre (the scene's unit, world axes)."
+)
+
+
+def _number(text: str) -> dict[str, Any]:
+    return {"type": ["number", "null"], "description": text}
+
 
 def _list(count: int, text: str) -> dict[str, Any]:
     return {"type": ["array", "null"], "items": {"type": "number"}, "minItems": count, "maxItems": count, "description": text}
