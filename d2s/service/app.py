@@ -16,12 +16,14 @@ from functools import partial
 from importlib import resources
 from typing import Any
 
+from safetensors import SafetensorError
+
 import d2s
 from d2s.localization.localizer import Localizer
 from d2s.service import schema
 from d2s.service.catalogue import Catalogue, Load, ServedScene
 from d2s.service.compute import Job, finished
-from d2s.service.gate import Application, Gate
+from d2s.service.gate import Gate
 from d2s.service.metrics import Board, Metrics, render, resident_bytes
 from d2s.service.refusal import Refused, overloaded
 from d2s.service.settings import ServiceSettings
@@ -35,6 +37,7 @@ STUCK = 4.0
 
 FIELDS = ("camera", "details")
 PUBLISH_SECONDS = 1.0
+MAX_MAP_POINTS = 3000
 
 
 class Service:
@@ -111,7 +114,7 @@ class Service:
             await asyncio.sleep(PUBLISH_SECONDS)
 
 
-def create_app(settings: ServiceSettings, load: Load | None = None) -> Application:
+def create_app(settings: ServiceSettings, load: Load | None = None) -> Gate:
     """The ASGI application. `load`: reads a model (default: `Localizer.load`). Raises InputError when a model folder is not one."""
     from fastapi import FastAPI, Request
     from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
@@ -156,6 +159,15 @@ def create_app(settings: ServiceSettings, load: Load | None = None) -> Applicati
     async def scenes() -> JSONResponse:
         loaded = service.catalogue.loaded
         return JSONResponse({"scenes": [scene.to_json(scene.name in loaded) for scene in service.catalogue]})
+
+    @app.get("/scenes/{name}/points", summary="Points of a scene's map, to draw it")
+    async def points(request: Request) -> JSONResponse:
+        scene = service.scene(request.path_params["name"])
+        try:
+            return JSONResponse({"points": await asyncio.to_thread(scene.points, MAX_MAP_POINTS)})
+        except (OSError, SafetensorError) as error:
+            logger.error("the map of scene %s cannot be read: %s", scene.name, error)
+            raise Refused(503, f"Scene {scene.name} cannot be read; the server's log says why.", retry_after=60.0) from None
 
     @app.get("/metrics", response_class=PlainTextResponse, summary="Numbers for Prometheus")
     async def metrics() -> PlainTextResponse:

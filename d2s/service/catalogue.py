@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors import safe_open
+
 from d2s.errors import D2SError, FormatError, MissingFileError
 from d2s.geometry.camera import parse_camera
 from d2s.localization.localizer import Localizer
@@ -23,16 +26,26 @@ DESCRIBED = ("dataset", "scene", "units", "num_keypoints", "bounds", "cameras")
 
 @dataclass(frozen=True)
 class ServedScene:
-    """A scene by the name that clients use; `info`: what its model.json says, as JSON values."""
+    """A scene by the name that clients use: `path` as given, `weights` its network's file, `info` its model.json as JSON values."""
 
     name: str
     path: Path
+    weights: Path
     info: dict[str, Any]
 
     @property
     def cameras(self) -> tuple[str, ...]:
         """COLMAP lines of the mapping images' cameras."""
         return tuple(self.info["cameras"])
+
+    def points(self, most: int) -> list[list[float]]:
+        """At most `most` scene coordinates of what the map knows, to draw the place; none for networks without landmarks."""
+        with safe_open(self.weights, framework="np") as file:
+            if "xyz" not in file.keys():  # noqa: SIM118  # it is no dict
+                return []
+            xyz = file.get_tensor("xyz")
+        rows = np.linspace(0, len(xyz) - 1, min(most, len(xyz))).astype(int)
+        return [[round(float(value), 3) for value in point] for point in xyz[rows]]
 
     def to_json(self, loaded: bool) -> dict[str, Any]:
         """What GET /scenes says of it."""
@@ -42,14 +55,13 @@ class ServedScene:
 
 def describe(name: str, path: Path) -> ServedScene:
     """A scene from its files, the network unread. Raises MissingFileError or FormatError, so that a wrong folder is said at the start."""
-    folder = path.parent if path.suffix == ".safetensors" else path
-    weights = path if path.suffix == ".safetensors" else folder / "model.safetensors"
+    folder, weights = (path.parent, path) if path.suffix == ".safetensors" else (path, path / "model.safetensors")
     if not weights.is_file():
         raise MissingFileError(f"--model {name}={path}: {weights} does not exist.", "Give the model/ folder of a run.")
     value = read_json(folder / "model.json")
     try:
         info = {**value["info"], "cameras": sorted(set(value["info"]["cameras"]))}
-        scene = ServedScene(name, path, info)
+        scene = ServedScene(name, path, weights, info)
         for camera in scene.cameras:
             parse_camera(camera)
         scene.to_json(False)

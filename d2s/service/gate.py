@@ -104,18 +104,23 @@ class Exchange:
     async def receive(self) -> Message:
         """The next part of the body. Raises Refused when there are too many (413), they come too slowly (408), or no more (499)."""
         expected = not self.complete
-        message = await self._next(self.begun + self._limits.upload_seconds - time.monotonic() if expected else None)
+        message = await self._next(self._patience() if expected else None)
         if expected and message["type"] == "http.disconnect":
             raise client_gone()
         if self.received > self._limits.body_bytes:
             raise self._too_large()
         return message
 
+    def _patience(self) -> float:
+        """Seconds that the next part may take."""
+        return min(self._limits.stall_seconds, self.begun + self._limits.upload_seconds - time.monotonic())
+
     async def _next(self, seconds: float | None) -> Message:
         try:
             message = await asyncio.wait_for(self._receive(), None if seconds is None else max(seconds, 0.0))
         except asyncio.TimeoutError:
-            raise Refused(408, f"The request did not arrive within {self._limits.upload_seconds:g} s.", "Send it faster.") from None
+            limits = f"within {self._limits.upload_seconds:g} s, or nothing of it for {self._limits.stall_seconds:g} s"
+            raise Refused(408, f"The request did not arrive {limits}.", "Send it faster.") from None
         self.received += len(message.get("body", b""))
         self.complete |= message["type"] == "http.disconnect" or not message.get("more_body", False)
         return message

@@ -14,6 +14,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "d2s_requests_total": ("counter", "Requests by route and status."),
     "d2s_refused_total": ("counter", "Requests that were not computed, by status."),
     "d2s_images_total": ("counter", "Images by scene and result."),
+    "d2s_connections_closed_total": ("counter", "Connections that were closed because there were too many: idle ones, and new ones."),
     "d2s_received_bytes_total": ("counter", "Bytes of request bodies."),
     "d2s_model_loads_total": ("counter", "Models read into memory."),
     "d2s_answer_seconds": ("histogram", "Seconds from a request's first byte to its answer, images only."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import multiprocessing
 import os
@@ -18,6 +19,7 @@ from typing import Any
 
 from d2s.errors import InputError, MissingPackageError
 from d2s.service.catalogue import Load
+from d2s.service.metrics import Metrics
 from d2s.service.settings import Limits, ServiceSettings
 
 logger = logging.getLogger(__name__)
@@ -26,10 +28,19 @@ PACKAGES = {"fastapi": "fastapi", "uvicorn": "uvicorn", "python_multipart": "pyt
 BACKLOG = 256
 KEEP_ALIVE_SECONDS = 5
 RESTART_SECONDS = 1.0
-BUSY = (
-    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Type: application/json\r\n"
-    b'Content-Length: 51\r\n\r\n{"error": "The service has too many connections."}\n'
-)
+PROMPT_SECONDS = 1.0  # in which a client that means it has sent its request's headers
+LINGER_SECONDS = 2.0
+
+
+def _answer(status: str, text: str) -> bytes:
+    """A whole response, for connections that do not get as far as the application."""
+    body = json.dumps({"error": text}).encode() + b"\n"
+    headers = f"Connection: close\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    return f"HTTP/1.1 {status}\r\n{headers}\r\n\r\n".encode() + body
+
+
+BUSY = _answer("503 Service Unavailable\r\nRetry-After: 5", "The service has too many connections.")
+NO_HTTP = _answer("400 Bad Request", "This is no HTTP request.")
 
 
 def serve(settings: ServiceSettings, host: str, port: int, workers: int = 1) -> None:
@@ -83,9 +94,10 @@ def make_server(settings: ServiceSettings, load: Load | None = None) -> Any:
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # its warnings are about what clients send
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     limits = settings.limits
+    app = create_app(settings, load)
     config = uvicorn.Config(
-        create_app(settings, load),
-        http=guarded_protocol(limits),
+        app,
+        http=guarded_protocol(limits, app.metrics),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -99,42 +111,85 @@ def make_server(settings: ServiceSettings, load: Load | None = None) -> Any:
     return uvicorn.Server(config)
 
 
-def guarded_protocol(limits: Limits) -> type[Any]:
+def guarded_protocol(limits: Limits, metrics: Metrics) -> type[Any]:
     """HTTP/1.1 by uvicorn, with an end to connections that do not get to the point and to their number."""
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
+    idle: dict[Any, float] = {}  # connections without a request under way -> since when, the longest first
+    refused: dict[Any, None] = {}
+
     class GuardedProtocol(H11Protocol):
-        """Closes connections whose request's headers take longer than `header_seconds`."""
+        """Closes connections whose request's headers take longer than `header_seconds`, and idle ones where others need the room."""
+
+        _timer: Any = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self._timer: Any = None
-            if len(self.connections) > limits.connections:
-                transport.write(BUSY)
-                transport.close()
+            if len(self.connections) - len(refused) > limits.connections and not self._make_room():
+                self._refuse()
             else:
-                self._watch()
+                self._wait_for_request()
 
         def data_received(self, data: bytes) -> None:
+            if self in refused:
+                return
             super().data_received(data)
-            if self._idle() and self._timer is None and self.timeout_keep_alive_task is None:
-                self._watch()  # the first bytes of a further request
+            if not self._is_idle():
+                idle.pop(self, None)
+            elif self._timer is None and self.timeout_keep_alive_task is None:
+                self._wait_for_request()  # the first bytes of a further request
+
+        def on_response_complete(self) -> None:
+            idle[self] = self.loop.time()
+            super().on_response_complete()
+            if not self._is_idle():  # a request that came before the answer to the last one
+                idle.pop(self, None)
 
         def connection_lost(self, exc: Exception | None) -> None:
+            idle.pop(self, None)
+            refused.pop(self, None)
             if self._timer is not None:
                 self._timer.cancel()
             super().connection_lost(exc)
 
-        def _idle(self) -> bool:
+        def send_400_response(self, msg: str) -> None:
+            self.transport.write(NO_HTTP)
+            self.transport.close()
+
+        def _is_idle(self) -> bool:
             return self.cycle is None or self.cycle.response_complete
 
-        def _watch(self) -> None:
+        def _wait_for_request(self) -> None:
+            idle.pop(self, None)  # to the end of the line
+            idle[self] = self.loop.time()
             self._timer = self.loop.call_later(limits.header_seconds, self._give_up)
 
         def _give_up(self) -> None:
             self._timer = None
-            if self._idle() and self.timeout_keep_alive_task is None and not self.transport.is_closing():
+            if self._is_idle() and self.timeout_keep_alive_task is None and not self.transport.is_closing():
                 self.transport.close()
+
+        def _make_room(self) -> bool:
+            """Close the connection that has been idle the longest, if that is long enough for any honest client to have asked."""
+            other, since = next(iter(idle.items()), (None, 0.0))
+            if other is None or self.loop.time() - since < PROMPT_SECONDS:
+                return False
+            del idle[other]
+            other.transport.abort()
+            metrics.add("d2s_connections_closed_total", reason="idle")
+            return True
+
+        def _refuse(self) -> None:
+            """Say so, and take in for a moment what the client is sending: with data unread, closing would make it lose the answer."""
+            metrics.add("d2s_connections_closed_total", reason="too_many")
+            refused[self] = None
+            self.transport.write(BUSY)
+            self.transport.write_eof()
+            self._timer = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
+            if len(refused) > limits.connections:
+                oldest = next(iter(refused))
+                del refused[oldest]
+                oldest.transport.abort()
 
     return GuardedProtocol
 

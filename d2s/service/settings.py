@@ -18,8 +18,8 @@ class Limits:
     """What one process takes on before it refuses.
 
     `body_bytes` of a request, `pixels` of an image, `queue`: images that wait while one is computed, `uploads`: requests whose body is
-    being read, `header_seconds` for the headers and `upload_seconds` for the whole of a request to arrive, `answer_seconds` from then to
-    the answer, `connections` at a time, `loaded_scenes` in memory.
+    being read, `header_seconds` for the headers, `upload_seconds` for the whole of a request to arrive and `stall_seconds` for any more of
+    it, `answer_seconds` from then to the answer, `connections` at a time, `loaded_scenes` in memory.
     """
 
     body_bytes: int = 20 * 2**20
@@ -27,6 +27,7 @@ class Limits:
     queue: int = 8
     uploads: int = 32
     upload_seconds: float = 30.0
+    stall_seconds: float = 10.0
     answer_seconds: float = 30.0
     header_seconds: float = 10.0
     connections: int = 256
@@ -47,8 +48,8 @@ class ServiceSettings:
     weights: Path | None = None
     preload: bool = False
     board: Path | None = None
-
     min_confidence: float | None = None
+
 
 def parse_scenes(texts: Iterable[str]) -> dict[str, Path]:
     """Scenes of the options `NAME=DIR`. Raises InputError for names that a URL or a metric cannot hold, and for names given twice."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -13,6 +14,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from d2s.errors import MissingFileError
 
@@ -60,10 +62,25 @@ def test_what_the_service_says_of_itself(start):
     client.localize(image_bytes())
     assert client.get("/scenes").json["scenes"][0]["loaded"] and client.get("/scenes").json["scenes"][0]["cameras"] == [CAMERA]
     paths = client.get("/openapi.json").json["paths"]
-    assert set(paths) == {"/", "/healthz", "/scenes", "/metrics", "/scenes/{name}/localize"}
+    assert set(paths) == {"/", "/healthz", "/scenes", "/metrics", "/scenes/{name}/localize", "/scenes/{name}/points"}
     post = paths["/scenes/{name}/localize"]["post"]
     assert "422" not in post["responses"] and post["parameters"][0]["name"] == "name"
     assert "multipart/form-data" in paths["/scenes/{name}/localize"]["post"]["requestBody"]["content"]
+
+
+def test_points_of_the_map_are_few_and_of_the_whole_map(start, tmp_path, caplog):
+    folders = {name: model_folder(tmp_path / name) for name in ("hall", "regression", "damaged")}
+    xyz = np.arange(3 * 9000, dtype=np.float32).reshape(-1, 3)
+    save_file({"xyz": xyz, "landmarks": np.zeros((9000, 4), np.float16)}, folders["hall"] / "model.safetensors")
+    save_file({"center": np.zeros(3, np.float32)}, folders["regression"] / "model.safetensors")
+    client = start(scenes=folders)
+    points = client.get("/scenes/hall/points").json["points"]
+    assert 1000 < len(points) <= 3000 and points[0] == xyz[0].tolist() and points[-1] == xyz[-1].tolist()
+    assert client.get("/scenes/regression/points").json == {"points": []}
+    damaged = client.get("/scenes/damaged/points")
+    assert "damaged cannot be read" in caplog.text and "Traceback" not in caplog.text
+    assert damaged.status == 503 and damaged.headers["retry-after"] and "damaged" in damaged.error
+    assert client.get("/scenes/elsewhere/points").status == 404
 
 
 def test_the_page_runs_its_own_script_alone(start):
@@ -293,6 +310,51 @@ def test_connections_are_counted(start):
         assert first.fileno() != second.fileno()
     wait_until(lambda: not client.server.server_state.connections)
     assert client.get("/healthz").status == 200
+
+
+def test_the_longest_idle_connection_makes_room_for_a_new_one(start):
+    client = start(connections=2, header_seconds=30)
+    with client.raw(b"GET / HT") as first, client.raw(b"") as second:
+        time.sleep(1.1)  # an honest client has asked by then
+        assert client.localize(image_bytes()).status == 200
+        assert first.recv(10) == b""
+        second.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert second.recv(1000).startswith(b"HTTP/1.1 200")
+    assert client.metric('d2s_connections_closed_total{reason="idle"}') == 1
+
+
+def test_a_refused_connection_reads_on_so_that_its_answer_arrives(start):
+    client = start(connections=1, header_seconds=30)
+    with client.raw(b"GET / HT"):
+        wait_until(lambda: client.server.server_state.connections)
+        for _ in range(3):
+            busy = client.localize(bytes(3_000_000))
+            assert busy.status == 503 and busy.headers["Retry-After"] == "5" and busy.error
+    wait_until(lambda: not client.server.server_state.connections)
+
+
+def test_refused_connections_are_counted_too(start):
+    client = start(connections=2, header_seconds=30)
+    with contextlib.ExitStack() as stack:
+        for _ in range(12):
+            stack.enter_context(client.raw(b""))
+        wait_until(lambda: len(client.server.server_state.connections) in (4, 5))
+        time.sleep(1.1)
+        assert client.get("/healthz").status == 200
+    assert client.metric('d2s_connections_closed_total{reason="too_many"}') == 10
+
+
+def test_an_upload_that_stalls_is_ended(start):
+    client = start(stall_seconds=0.3)
+    body = form(image_bytes())
+    head = f"POST /scenes/hall/localize HTTP/1.1\r\nHost: a\r\nContent-Type: {KIND['Content-Type']}\r\nContent-Length: {len(body)}\r\n\r\n"
+    with client.raw(head.encode() + body[:100]) as stalled, client.raw(head.encode()) as slow:
+        begun = time.monotonic()
+        for start_of_part in range(0, len(body), len(body) // 5 + 1):
+            slow.sendall(body[start_of_part : start_of_part + len(body) // 5 + 1])
+            time.sleep(0.1)
+        assert slow.recv(1000).startswith(b"HTTP/1.1 200")
+        assert stalled.recv(1000).startswith(b"HTTP/1.1 408") and time.monotonic() - begun < 5
 
 
 def test_overload_is_503_and_everything_accepted_is_answered(start, localizer):
