@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from d2s.commands.calibration import measure_trust
 from d2s.commands.device import add_device, choose_device
 from d2s.commands.folders import dataset_name, writable_folder
 from d2s.commands.options import flag
@@ -22,7 +23,7 @@ from d2s.errors import InputError, SettingsMismatchError
 from d2s.geometry.camera import format_camera
 from d2s.geometry.pose_field import PoseField, fit_pose_field
 from d2s.regressor.base import ModelInfo
-from d2s.regressor.model_files import model_bytes, save_model
+from d2s.regressor.model_files import TrainedModel, model_bytes, save_model
 from d2s.scene.atomic import write_text
 from d2s.scene.manifest import Scene
 from d2s.scene.refined_map import RefinedMap
@@ -137,7 +138,7 @@ def run(args: argparse.Namespace) -> int:
     finally:
         for tracker in trackers:
             tracker.close()
-    _publish(run_dir, network, state, info, recipe, stage)
+    _publish(run_dir, network, state, folder, scene, info, stage)
     return 0
 
 
@@ -286,12 +287,13 @@ def _log_to_file(run_dir: RunDir) -> None:
     logging.getLogger().addHandler(handler)
 
 
-def _publish(run_dir: RunDir, network: Network, state: TrainingState, info: ModelInfo, recipe: Recipe, stage: int) -> None:
+def _publish(run_dir: RunDir, network: Network, state: TrainingState, folder: Path, scene: Scene, info: ModelInfo, stage: int) -> None:
     """The best checkpoint on validation (the last one where there is no validation split) becomes the run's model."""
     best = state.best_epoch()
     epoch = best if best in run_dir.checkpoints() else run_dir.checkpoints()[-1]
     load_checkpoint(run_dir.checkpoint(epoch), network, None)
-    save_model(run_dir.model, network, replace(info, train_seconds=round(state.total_seconds, 1)))
+    trust = measure_trust(folder, scene, TrainedModel(network, info, next(network.parameters()).device))
+    save_model(run_dir.model, network, replace(info, train_seconds=round(state.total_seconds, 1), trust=trust.to_json()))
     run_dir.write_state(
         finished_stages=sorted({*run_dir.state().get("finished_stages", []), stage}),
         model_epoch=epoch,

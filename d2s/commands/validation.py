@@ -43,7 +43,7 @@ def make_validation(folder: Path, scene: Scene, info: ModelInfo, watch: Watch | 
 
     def validate(network: Network) -> dict[str, Any]:
         device = next(network.parameters()).device
-        localizer = Localizer(TrainedModel(network, info, device))
+        localizer = Localizer(TrainedModel(network, info, device), min_confidence=0.0)
         results = [localizer.localize_features(f, scene.camera(image)) for image, f in zip(images, features, strict=True)]
         if watch is not None:
             watch(images[len(images) // 2], results[len(images) // 2])

@@ -38,7 +38,7 @@ FARTHEST = 4.0
 class Constants:
     """What benchmarks/trust.py found: probability = logistic(bias + weights . (signals - mean) / scale); refuse below `threshold`.
 
-    `factor`: what standard deviations from residuals have to be multiplied with.
+    `factor`: what standard deviations from residuals have to be multiplied with where the place has no calibration.
     """
 
     mean: tuple[float, ...]
@@ -101,22 +101,26 @@ class Judge:
 
     def __call__(self, result: LocalizationResult, camera: pycolmap.Camera, max_error: float) -> LocalizationResult:
         """The result with its trust, refused where that is too little."""
-        if result.cam_from_world is None or result.cam_from_map is None:
+        if result.cam_from_world is None:
             return result
-        constants = self.constants or general_constants()
-        rows = result.inliers
-        covariance = pose_covariance(result.cam_from_map, result.keypoints[rows].astype(float), result.xyz[rows].astype(float), camera)
-        score = constants.score(signals_of(result, camera, max_error, covariance)) + self.calibration.shift
-        confidence = 1 / (1 + math.exp(-score))
-        if covariance is not None:
-            covariance = in_world(covariance, result.cam_from_map, result.cam_from_world)
-            covariance = self._with_map(covariance, constants.factor)
-        result = replace(result, trust=Trust(confidence, covariance))
+        score, covariance = self.weigh(result, camera, max_error)
+        confidence = 1 / (1 + math.exp(-score - self.calibration.shift))
+        result = replace(result, trust=Trust(confidence, None if covariance is None else self._with_map(covariance)))
         return refuse(result, self.least) if confidence < self.least else result
 
-    def _with_map(self, covariance: Array, factor: float) -> Array:
+    def weigh(self, result: LocalizationResult, camera: pycolmap.Camera, max_error: float) -> tuple[float, Array | None]:
+        """Log odds that a pose is right, and its covariance (6, 6) by the residuals, both before what the place's calibration adds."""
+        assert result.cam_from_map is not None and result.cam_from_world is not None
+        rows = result.inliers
+        covariance = pose_covariance(result.cam_from_map, result.keypoints[rows].astype(float), result.xyz[rows].astype(float), camera)
+        score = (self.constants or general_constants()).score(signals_of(result, camera, max_error, covariance))
+        return score, None if covariance is None else in_world(covariance, result.cam_from_map, result.cam_from_world)
+
+    def _with_map(self, covariance: Array) -> Array:
+        if not self.calibration.images:
+            return (self.constants or general_constants()).factor ** 2 * covariance
         extra = np.repeat([self.calibration.r**2, self.calibration.t**2], 3)
-        return np.asarray(factor**2 * covariance + np.diag(extra))
+        return np.asarray(covariance + np.diag(extra))
 
 
 def refuse(result: LocalizationResult, least: float) -> LocalizationResult:
