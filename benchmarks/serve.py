@@ -3,6 +3,7 @@
 Starts a service of one model, measures what it can do (`capacity`: as many clients as one image in work and one waiting need), then sends
 good, broken and hostile requests at `--factor` times that rate, whether or not the answers come (`overload`). Prints a table and writes
 benchmarks/results/serve.json: requests per second, seconds to the answer (median, 99th percentile), answers by status, memory over time.
+A quarter of an hour of it, with Locust and worse clients: serve_soak.py.
 
     python benchmarks/serve.py --model DIR --images DIR [--seconds 60] [--factor 2] [--workers 1]
 """
@@ -22,7 +23,7 @@ import sys
 import time
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from d2s.features.images import IMAGE_SUFFIXES
-from d2s.scene.atomic import write_json
+from d2s.scene.atomic import read_json, write_json
 
 RESULTS = Path(__file__).parent / "results" / "serve.json"
 BOUNDARY = "d2sbenchmark"
@@ -153,6 +154,17 @@ async def overload(port: int, photos: Sequence[bytes], seconds: float, rate: flo
     return {**result, "good": good.summary(), "wrong": {name: tally.summary() for name, tally in others.items()}, "memory": memory}
 
 
+def read_photos(folder: Path, most: int = 40) -> dict[Path, bytes]:
+    """Image files of a folder."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
+    return {path: path.read_bytes() for path in paths[:most]}
+
+
+def machine() -> dict[str, Any]:
+    """Where figures were taken."""
+    return {"cores": os.cpu_count(), "threads": os.environ.get("OMP_NUM_THREADS", "default"), "python": platform.python_version()}
+
+
 def resident(pid: int) -> float:
     """Memory of a process and its children."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -161,9 +173,10 @@ def resident(pid: int) -> float:
 
 
 @contextlib.contextmanager
-def service(model: Path, workers: int, log: Path) -> Any:
+def service(scenes: Mapping[str, Path], workers: int, log: Path, *options: str) -> Any:
     """A running `d2s serve`: its port and process."""
-    command = ["serve", "--model", f"place={model}", "--port", "0", "--preload", "--workers", str(workers), "--cudaid", "-1"]
+    models = [word for name, model in scenes.items() for word in ("--model", f"{name}={model}")]
+    command = ["serve", *models, "--port", "0", "--preload", "--workers", str(workers), "--cudaid", "-1", *options]
     with log.open("w+") as file, subprocess.Popen([sys.executable, "-u", "-m", "d2s", *command], stdout=file, stderr=file) as process:
         end = time.monotonic() + 60
         while not (found := re.search(r"http://127.0.0.1:(\d+)/", log.read_text())):
@@ -187,8 +200,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--log", type=Path, default=Path("serve.log"), help="the service's log (default: serve.log)")
     args = parser.parse_args(argv)
     random.seed(0)
-    photos = [path.read_bytes() for path in sorted(args.images.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES][:40]
-    with service(args.model, args.workers, args.log) as (port, process):
+    photos = list(read_photos(args.images).values())
+    with service({"place": args.model}, args.workers, args.log) as (port, process):
         asyncio.run(capacity(port, photos, 3, args.workers))  # warm
         able = asyncio.run(capacity(port, photos, args.seconds / 4, args.workers))
         print("capacity", able)
@@ -196,9 +209,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         alive = process.poll() is None
     tracebacks = args.log.read_text().count("Traceback")
     ended = {"alive_at_the_end": alive, "exit_code": process.returncode, "tracebacks": tracebacks}
-    machine = {"cores": os.cpu_count(), "threads": os.environ.get("OMP_NUM_THREADS", "default"), "python": platform.python_version()}
-    settings = {"seconds": args.seconds, "factor": args.factor, "workers": args.workers, "photos": len(photos), "machine": machine}
-    write_json(RESULTS, {"settings": settings, "capacity": able, "overload": over, **ended})
+    settings = {"seconds": args.seconds, "factor": args.factor, "workers": args.workers, "photos": len(photos), "machine": machine()}
+    earlier = {key: value for key, value in read_json(RESULTS).items() if key == "soak"} if RESULTS.is_file() else {}
+    write_json(RESULTS, {"settings": settings, "capacity": able, "overload": over, **ended, **earlier})
     print_overload(over, ended)
     return 0
 
