@@ -12,17 +12,18 @@ from typing import Any
 
 import numpy as np
 import pycolmap
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from d2s.errors import InputError
 from d2s.features.base import Extractor, LocalFeatures
 from d2s.geometry.camera import parse_camera
 from d2s.localization.base import PoseEstimate, PoseEstimator
 from d2s.localization.guided import match_whole_map, refine_by_map
+from d2s.localization.prior import as_prior, choose, search_near, wide_radius
 from d2s.localization.result import LocalizationResult
 from d2s.localization.table import DEFAULT_ESTIMATOR, make_estimator
-from d2s.regressor.base import HasLandmarks, SceneRegressor
 from d2s.localization.trust import Calibration, Judge
+from d2s.regressor.base import HasLandmarks, SceneRegressor
 from d2s.regressor.dense_landmarks import LandmarkMap
 
 WEAK = 0.15  # a pose with a smaller share of the keypoints behind it is checked against what all landmarks say
@@ -47,11 +48,11 @@ class Localizer:
         threshold: float | None = None,
         device: str = "cpu",
         weights: str | os.PathLike[str] | None = None,
-    ) -> None:
         min_confidence: float | None = None,
+    ) -> None:
         self.regressor, self.info = regressor, regressor.info
-        self.estimator = estimator or make_estimator(max_error=self.info.max_error)
         self.judge = Judge(Calibration.from_json(self.info.trust), min_confidence)
+        self.estimator = estimator or make_estimator(max_error=self.info.max_error)
         self.threshold = self.info.reliability_threshold if threshold is None else threshold
         self._extractor, self._device = extractor, device
         self._weights = None if weights is None else Path(weights)
@@ -63,8 +64,8 @@ class Localizer:
         pnp: str = DEFAULT_ESTIMATOR,
         max_error: float | None = None,
         weights: str | os.PathLike[str] | None = None,
-    ) -> Localizer:
         min_confidence: float | None = None,
+    ) -> Localizer:
         """The localizer of a model folder, checkpoint folder or model file.
 
         `pnp`: poselib, pycolmap or opencv. `max_error`: RANSAC threshold in pixels of the original image (default: the model's).
@@ -89,70 +90,68 @@ class Localizer:
         """Load the feature network now rather than with the first image. Raises WeightsError."""
         _ = self.extractor
 
-    def localize(self, image: Image, camera: pycolmap.Camera | str) -> LocalizationResult:
+    def localize(self, image: Image, camera: pycolmap.Camera | str, prior: ArrayLike | None = None) -> LocalizationResult:
         """Pose of one image: (H, W) or (H, W, 3) RGB uint8, or the path of an image file.
 
-        `camera`: its COLMAP camera, or "MODEL W H p0 p1 …". Raises InputError for an image that cannot be read and for a camera of
-        another size; an image that cannot be localized is a result with success = False.
+        `camera`: its COLMAP camera, or "MODEL W H p0 p1 …". `prior`: about where the camera was, as cam_from_world (3, 4) or
+        qw qx qy qz tx ty tz; its surroundings are searched beside the whole map, see `d2s.localization.prior`. Raises InputError for an
+        image that cannot be read and for a camera of another size; an image that cannot be localized is a result with success = False.
         """
         start = time.perf_counter()
-        camera = _as_camera(camera)
-        pixels = _as_pixels(image)
-        _check_size((pixels.shape[1], pixels.shape[0]), camera)
+        camera = as_camera(camera)
         ms: dict[str, float] = {}
         with _timed(ms, "features"):
-            features = self.extractor.extract([pixels])[0]
-        result = self._localize(features, camera, ms)
+            features = self.extract(image, camera)
+        result = self._localize(features, camera, ms, prior)
         result.ms["total"] = 1e3 * (time.perf_counter() - start)
         return result
 
-    def localize_features(self, features: LocalFeatures, camera: pycolmap.Camera | str) -> LocalizationResult:
+    def extract(self, image: Image, camera: pycolmap.Camera) -> LocalFeatures:
+        """Features of one image; raises as `localize`."""
+        pixels = as_pixels(image)
+        check_size((pixels.shape[1], pixels.shape[0]), camera)
+        return self.extractor.extract([pixels])[0]
+
+    def localize_features(
+        self, features: LocalFeatures, camera: pycolmap.Camera | str, prior: ArrayLike | None = None
+    ) -> LocalizationResult:
         """Pose of an image whose features are known already (validation during training, sweeps over checkpoints)."""
-        camera = _as_camera(camera)
-        _check_size(features.image_size, camera)
+        camera = as_camera(camera)
+        check_size(features.image_size, camera)
         ms = {"features": 0.0}
-        result = self._localize(features, camera, ms)
+        result = self._localize(features, camera, ms, prior)
         result.ms["total"] = sum(result.ms.values())
         return result
 
-    def _localize(self, features: LocalFeatures, camera: pycolmap.Camera, ms: dict[str, float]) -> LocalizationResult:
+    def _localize(
+        self, features: LocalFeatures, camera: pycolmap.Camera, ms: dict[str, float], prior: ArrayLike | None
+    ) -> LocalizationResult:
+        place = None if prior is None else as_prior(prior)
         with _timed(ms, "regressor"):
             features, xyz, reliability = self.predict(features)
         result = self.solve(features, xyz, reliability, camera)
+        if place is not None:
+            near = self.solve_near(features, place, camera, reliability, wide_radius(camera))
+            ms["pnp"] = result.ms["pnp"] + near.ms["pnp"]
+            result = choose(result, near, camera, self.estimator.max_error)
         result.ms.update(ms)
         return result
 
-    def predict(self, features: LocalFeatures) -> tuple[LocalFeatures, NDArray[np.float32], NDArray[np.float32]]:
-        """The best features, as many as the model was trained with, and their scene coordinates (N, 3) and reliabilities (N,)."""
-        features = features.top(self.info.num_keypoints)
-        if len(features) == 0:  # a black image: nothing for the network to look at
-            return features, np.zeros((0, 3), np.float32), np.zeros(0, np.float32)
-        return features, *self.regressor.predict(features)
-
-    def solve(
-        if place is not None:
-            near = self.solve_near(features, place, camera, reliability)
-            ms["pnp"] = result.ms["pnp"] + near.ms["pnp"]
-            result = choose(result, near, camera, self.estimator.max_error)
-        self,
-        features: LocalFeatures,
-        xyz: NDArray[np.float32],
     def solve_near(
         self,
         features: LocalFeatures,
         prior: NDArray[np.float64],
         camera: pycolmap.Camera,
         reliability: NDArray[np.float32],
-        radius: float | None = None,
+        radius: float,
     ) -> LocalizationResult:
-        """Pose from the landmarks in view of a prior (3, 4) alone, without the network; `radius` in pixels: see `d2s.localization.prior`.
+        """Pose from the landmarks in view of a prior (3, 4) alone, without the network; `radius`: see `search_near`.
 
         `reliability` (N,) of the N features is what the trust in the pose is judged by. Raises InputError for a model without landmarks.
         """
         landmarks, ms = self.landmarks(), dict[str, float]()
         with _timed(ms, "pnp"):
-            matches = match_near(prior, features, landmarks, camera, radius)
-            found = estimate_near(matches, features, camera, self.estimator, radius)
+            matches, found = search_near(prior, features, landmarks, camera, self.estimator, radius)
             xyz, used = np.zeros((len(features), 3), np.float32), np.zeros(len(features), dtype=bool)
             xyz[matches.rows], used[matches.rows] = matches.xyz, True
             result = self._look_again(self._result(found, features, xyz, reliability, used), features, landmarks, camera)
@@ -167,6 +166,17 @@ class Localizer:
             raise InputError("This model has no landmarks to search near a pose prior.", "Train model 3, or leave the prior out.")
         return found
 
+    def predict(self, features: LocalFeatures) -> tuple[LocalFeatures, NDArray[np.float32], NDArray[np.float32]]:
+        """The best features, as many as the model was trained with, and their scene coordinates (N, 3) and reliabilities (N,)."""
+        features = features.top(self.info.num_keypoints)
+        if len(features) == 0:  # a black image: nothing for the network to look at
+            return features, np.zeros((0, 3), np.float32), np.zeros(0, np.float32)
+        return features, *self.regressor.predict(features)
+
+    def solve(
+        self,
+        features: LocalFeatures,
+        xyz: NDArray[np.float32],
         reliability: NDArray[np.float32],
         camera: pycolmap.Camera,
         threshold: float | None = None,
@@ -183,6 +193,7 @@ class Localizer:
                 if result.num_inliers < WEAK * len(features):
                     asked = self._ask_all(features, reliability, landmarks, camera)
                     result = asked if asked.num_inliers > result.num_inliers else result
+            result = self.judge(result, camera, self.estimator.max_error)
         result.ms.update(ms)
         return result
 
@@ -194,7 +205,6 @@ class Localizer:
         inliers[np.flatnonzero(used)[found.inliers]] = True
         estimate = (found.success, self._in_world(found.cam_from_world), found.reason)
         return LocalizationResult(*estimate, {}, features.keypoints, xyz, reliability, used, inliers, found.cam_from_world)
-            result = self.judge(result, camera, self.estimator.max_error)
 
     def _ask_all(
         self, features: LocalFeatures, reliability: NDArray[np.float32], landmarks: LandmarkMap, camera: pycolmap.Camera
@@ -248,11 +258,13 @@ def _timed(ms: dict[str, float], stage: str) -> Iterator[None]:
     ms[stage] = 1e3 * (time.perf_counter() - start)
 
 
-def _as_camera(camera: pycolmap.Camera | str) -> pycolmap.Camera:
+def as_camera(camera: pycolmap.Camera | str) -> pycolmap.Camera:
+    """The camera of a text, or the camera itself."""
     return parse_camera(camera) if isinstance(camera, str) else camera
 
 
-def _as_pixels(image: Image) -> NDArray[np.uint8]:
+def as_pixels(image: Image) -> NDArray[np.uint8]:
+    """The pixels of an image or of an image file. Raises InputError for anything else."""
     if isinstance(image, (str, os.PathLike)):
         from d2s.features.images import read_image
 
@@ -263,7 +275,8 @@ def _as_pixels(image: Image) -> NDArray[np.uint8]:
     return image
 
 
-def _check_size(image_size: tuple[int, int], camera: pycolmap.Camera) -> None:
+def check_size(image_size: tuple[int, int], camera: pycolmap.Camera) -> None:
+    """Raises InputError unless a camera is for images of this size (width, height)."""
     if tuple(image_size) != (camera.width, camera.height):
         raise InputError(
             f"The image is {image_size[0]}x{image_size[1]} pixels but its camera is for {camera.width}x{camera.height}.",

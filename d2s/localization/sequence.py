@@ -1,0 +1,168 @@
+"""Localizing the frames of a video or a stream one after the other: the last poses say where to look next.
+
+Each frame's pose is predicted with constant velocity and searched for near the prediction, without the network (`d2s.localization.prior`).
+The whole map is searched instead, or as well, whenever that could hide something: in the first frames, in every `recheck`-th frame,
+after a failure, and when a pose has much less support than the ones before it. A pose is always the image's own: nothing is smoothed, and
+a frame that cannot be localized is a failure, never a prediction.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pycolmap
+from numpy.typing import NDArray
+
+from d2s.errors import InputError
+from d2s.features.base import LocalFeatures
+from d2s.geometry import pose
+from d2s.geometry.pose_field import motion, small_motion
+from d2s.localization.localizer import Image, Localizer, as_camera, check_size
+from d2s.localization.prior import choose, same_pose, wide_radius
+from d2s.localization.result import LocalizationResult
+
+Array = NDArray[np.float64]
+RECHECK = 10
+CONFIRMED = 3
+"""Searches of the whole map that must agree with the track before it is followed without one."""
+PATIENCE = 5
+"""Frames without a pose after which the track is forgotten."""
+RADIUS = 0.1
+"""How far from the prediction landmarks are looked for, as a share of the longer image side."""
+WEAKER = 0.5
+"""A pose with a smaller share of the track's usual inliers is checked against the whole map."""
+MEMORY = 0.2
+"""How much of the usual number of inliers a new frame decides."""
+LONGEST_GAP = 2.0
+"""Seconds after which a velocity says nothing any more."""
+
+
+@dataclass(frozen=True)
+class Track:
+    """The camera at one frame: pose in the map (3, 4), motion per second (6,) where it is known, its usual inliers and reliability.
+
+    `agreed`: searches of the whole map that found this track. `since`: frames since the last one. `missed`: frames without a pose since
+    this one.
+    """
+
+    cam_from_map: Array
+    timestamp: float
+    velocity: Array | None
+    inliers: float
+    reliability: float
+    agreed: int = 1
+    since: int = 0
+    missed: int = 0
+
+    def predict(self, timestamp: float) -> Array:
+        """The camera at another time, with constant velocity in its own axes."""
+        gap = timestamp - self.timestamp
+        if self.velocity is None or not 0 <= gap <= LONGEST_GAP:
+            return self.cam_from_map
+        return pose.compose(motion(self.velocity * gap), self.cam_from_map)
+
+    def follow(self, result: LocalizationResult, when: float, checked: bool) -> Track:
+        """The track one frame later; `checked`: the whole map was searched and agrees."""
+        assert result.cam_from_map is not None
+        gap = when - self.timestamp
+        moved = small_motion(pose.compose(result.cam_from_map, pose.inverse(self.cam_from_map)))
+        searched = not result.from_prior
+        return Track(
+            result.cam_from_map,
+            when,
+            moved / gap if 0 < gap <= LONGEST_GAP else None,
+            self.inliers + MEMORY * (result.num_inliers - self.inliers),
+            float(result.reliability.mean()) if searched else self.reliability,
+            self.agreed + 1 if checked else self.agreed,
+            0 if checked else self.since + 1,
+        )
+
+
+class SequenceLocalizer:
+    """A `Localizer` for frames in the order of their time.
+
+    `recheck`: at the latest every so many frames the whole map is searched too (1: always). `localizer` is not changed and may serve
+    other sequences as well. Raises InputError for a model without landmarks.
+    """
+
+    def __init__(self, localizer: Localizer, recheck: int = RECHECK) -> None:
+        if recheck < 1:
+            raise InputError(f"recheck counts frames and must be at least 1, not {recheck}.")
+        localizer.landmarks()
+        self.localizer, self.recheck = localizer, recheck
+        self._track: Track | None = None
+        self._frames = 0
+
+    def reset(self) -> None:
+        """Forget the past: the next frame is localized as a single image."""
+        self._track = None
+
+    def localize(self, image: Image, camera: pycolmap.Camera | str, timestamp: float | None = None) -> LocalizationResult:
+        """Pose of the next frame; arguments and result as `Localizer.localize`.
+
+        `timestamp`: seconds on any clock; None: frames are one second apart. `from_prior` of the result says that the pose was found near
+        the prediction, `rival` that the whole map holds another one as good.
+        """
+        start = time.perf_counter()
+        known = as_camera(camera)
+        features = self.localizer.extract(image, known)
+        extracted = 1e3 * (time.perf_counter() - start)
+        result = self.localize_features(features, known, timestamp)
+        result.ms.update(features=extracted, total=1e3 * (time.perf_counter() - start))
+        return result
+
+    def localize_features(
+        self, features: LocalFeatures, camera: pycolmap.Camera | str, timestamp: float | None = None
+    ) -> LocalizationResult:
+        """Pose of the next frame from its features."""
+        self._frames += 1
+        when = float(self._frames) if timestamp is None else timestamp
+        known = as_camera(camera)
+        check_size(features.image_size, known)
+        return self._begin(features, known, when) if self._track is None else self._go_on(self._track, features, known, when)
+
+    def _begin(self, features: LocalFeatures, camera: pycolmap.Camera, when: float) -> LocalizationResult:
+        result = self.localizer.localize_features(features, camera)
+        self._track = _new_track(result, when)
+        return result
+
+    def _go_on(self, track: Track, features: LocalFeatures, camera: pycolmap.Camera, when: float) -> LocalizationResult:
+        """Near the prediction alone where that is safe, else in the whole map as well."""
+        near = self._near(track, features, camera, when)
+        alone = track.agreed >= CONFIRMED and track.since + 1 < self.recheck
+        if alone and near.success and near.num_inliers >= WEAKER * track.inliers:
+            self._track = track.follow(near, when, checked=False)
+            return _with_ms(near, near)
+        search = self.localizer.localize_features(features, camera)
+        max_error = self.localizer.estimator.max_error
+        result = choose(search, near, camera, max_error)
+        agrees = search.success and near.success and same_pose(search, near, camera, max_error)
+        if not result.success:
+            self._track = replace(track, missed=track.missed + 1) if track.missed + 1 < PATIENCE else None
+        elif result.from_prior or agrees:
+            self._track = track.follow(result, when, checked=agrees)
+        else:  # the whole map knows better
+            self._track = _new_track(result, when)
+        return _with_ms(result, near, search)
+
+    def _near(self, track: Track, features: LocalFeatures, camera: pycolmap.Camera, when: float) -> LocalizationResult:
+        features = features.top(self.localizer.info.num_keypoints)
+        reliability = np.full(len(features), track.reliability, np.float32)
+        sure = track.velocity is not None and not track.missed and 0 <= when - track.timestamp <= LONGEST_GAP
+        radius = RADIUS * max(camera.width, camera.height) if sure else wide_radius(camera)
+        return self.localizer.solve_near(features, track.predict(when), camera, reliability, radius)
+
+
+def _new_track(result: LocalizationResult, when: float) -> Track | None:
+    """A track that begins at a pose from the whole map; None where there is none."""
+    if not result.success or result.cam_from_map is None:
+        return None
+    return Track(result.cam_from_map, when, None, float(result.num_inliers), float(result.reliability.mean()))
+
+
+def _with_ms(result: LocalizationResult, *searches: LocalizationResult) -> LocalizationResult:
+    """The result with the time that all searches took together."""
+    spent = {stage: sum(search.ms.get(stage, 0.0) for search in searches) for stage in ("features", "regressor", "pnp")}
+    return replace(result, ms={**spent, "total": sum(spent.values())})
