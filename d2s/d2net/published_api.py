@@ -14,10 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from d2s.errors import InputError, WeightsError
+from d2s.errors import InputError
 from d2s.features.d2net import network, pyramid
-from d2s.features.d2net.checkpoints import harmless_types, normalise
-from d2s.features.weights import load_state_dict
+from d2s.features.d2net.weight_files import load_into
 
 Arrays = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
 
@@ -28,15 +27,8 @@ class D2Net(network.D2Net):
     def __init__(self, model_file: str | Path | None = None, use_relu: bool = True, use_cuda: bool = True) -> None:
         super().__init__("extraction", use_relu)
         if model_file is not None:
-            self._load(Path(model_file))
+            load_into(self, Path(model_file))
         self.eval().to("cuda" if use_cuda and torch.cuda.is_available() else "cpu")
-
-    def _load(self, path: Path) -> None:
-        try:
-            with harmless_types():
-                self.load_state_dict(normalise(load_state_dict(path)))
-        except (RuntimeError, KeyError) as error:
-            raise WeightsError(f"Weights {path} do not fit D2-Net: {' '.join(str(error).split())[:200]}") from None
 
 
 @torch.inference_mode()

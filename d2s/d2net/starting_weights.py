@@ -7,11 +7,10 @@ from pathlib import Path
 
 import torch
 
-from d2s.errors import WeightsError
-from d2s.features.d2net.caffemodel import SUFFIX, read_caffemodel
-from d2s.features.d2net.checkpoints import harmless_types, normalise, published_name
+from d2s.features.d2net.checkpoints import published_name
 from d2s.features.d2net.network import D2Net
-from d2s.features.weights import load_state_dict, resolve_weights
+from d2s.features.d2net.weight_files import load_into
+from d2s.features.weights import resolve_weights
 
 log = logging.getLogger(__name__)
 
@@ -31,18 +30,8 @@ def starting_network(model_file: Path, seed: int) -> D2Net:
     if str(model_file) == RANDOM:
         log.warning("Training begins with random weights: only the last layer is trained, so that the result will be poor.")
     else:
-        _load(network, model_file)
+        published = published_name(model_file)
+        load_into(network, resolve_weights(published) if published else resolve_weights("d2net", model_file))
     network.requires_grad_(False)
     network.dense_feature_extraction.model[-1].requires_grad_(True)
     return network
-
-
-def _load(network: D2Net, model_file: Path) -> None:
-    published = published_name(model_file)
-    path = resolve_weights(published) if published else resolve_weights("d2net", model_file)
-    try:
-        with harmless_types():
-            state = read_caffemodel(path) if path.suffix == SUFFIX else normalise(load_state_dict(path))
-        network.load_state_dict(normalise(state))
-    except (RuntimeError, KeyError) as error:
-        raise WeightsError(f"Weights {path} do not fit D2-Net: {' '.join(str(error).split())[:200]}") from None

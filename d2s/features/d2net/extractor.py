@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from d2s.errors import InputError, WeightsError, unknown_choice
+from d2s.errors import InputError, unknown_choice
 from d2s.features.base import LocalFeatures
 from d2s.features.d2net import preprocessing, pyramid
 from d2s.features.d2net.alignment import ALIGNMENTS
-from d2s.features.d2net.caffemodel import SUFFIX, read_caffemodel
-from d2s.features.d2net.checkpoints import harmless_types, normalise
 from d2s.features.d2net.network import CHANNELS, MIN_SIDE, D2Net
+from d2s.features.d2net.weight_files import load_into
 from d2s.features.images import check_image, to_original, to_rgb
 from d2s.features.network import NetworkExtractor, equal_sizes
 
@@ -48,26 +47,15 @@ class D2NetExtractor(NetworkExtractor):
     def __init__(self, name: str, num_keypoints: int | None, device: str, weights: Path | None, **options: Any) -> None:
         options = {**options, "scales": _checked_scales(options["scales"])}
         _check(options)
-        with harmless_types():
-            super().__init__(name, num_keypoints, device, weights, **options)  # type: ignore[arg-type]
+        super().__init__(name, num_keypoints, device, weights, **options)  # type: ignore[arg-type]
         self.legacy = options["coordinates"] == "legacy"
 
-    def build(self, state: dict[str, Any]) -> nn.Module:
-        """The network with the tensors of a checkpoint of D2-Net or of VGG16."""
+    def _load(self, path: Path) -> nn.Module:
         network = D2Net("extraction", self.options["use_relu"])
-        network.load_state_dict(normalise(state))
+        load_into(network, path)
         network.dense_feature_extraction.half_precision = self.options["half"]
         # A third less memory at equal speed on a CPU, and twice as fast in half precision
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
-
-    def _load(self, path: Path) -> nn.Module:
-        if path.suffix != SUFFIX:
-            return super()._load(path)
-        state = read_caffemodel(path)
-        try:
-            return self.build(state)
-        except RuntimeError as error:
-            raise WeightsError(f"Weights {path} do not fit D2-Net: {' '.join(str(error).split())[:200]}") from None
 
     @torch.inference_mode()
     def extract(self, images: Sequence[NDArray[np.uint8]]) -> list[LocalFeatures]:
