@@ -10,6 +10,7 @@ from d2s.commands.options import run_command
 
 # Command -> (module with add_arguments and run, what it does). `processing` is named as text: d2s never imports it.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "map": ("processing.mapping", "your own photos or video become a place to localize in, with a verdict on how well that works"),
     "preprocess": ("processing.preprocessing", "photos and poses become a scene: features, SfM model, labels"),
     "download": ("processing.download", "fetch a public data set"),
     "train": ("d2s.commands.train", "learn a scene"),

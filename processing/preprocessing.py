@@ -195,6 +195,8 @@ def _require_positive(args: argparse.Namespace, *names: str) -> None:
 def _extra(args: argparse.Namespace) -> dict[str, Any]:
     """Options that only some adapters know."""
     extra: dict[str, Any] = {name: getattr(args, name) for name in ("test_every", "units") if getattr(args, name) is not None}
+    if args.skip_bad_images and args.dataset == "photos":
+        extra["skip_bad_images"] = True
     if args.demo_option and args.dataset != "demo":
         raise InputError(f"--demo_option does not apply to --dataset {args.dataset}.", "Leave it out.")
     return {**extra, **dict(_demo_option(text) for text in args.demo_option)}

@@ -35,6 +35,8 @@ def load(options: AdapterOptions) -> SceneSource:
     folder = scene_folder(options, "photos", lambda path: _looks_right(path, options), EXPECTED)
     names = find_files(folder)
     dropped = _heic(folder, names)
+    names, broken = _readable(folder, names, options)
+    dropped += broken
     if options.camera is None:
         cameras, frames, origin = _cameras(folder, names)
     else:
@@ -71,6 +73,21 @@ def _heic(folder: Path, names: list[str]) -> list[DroppedImage]:
         raise InputError(f"{folder} holds HEIC photos only, which are not read: {first}.", HEIC_REMEDY)
     logger.warning("%s holds HEIC photos, which are left out: %s. %s", folder, first, HEIC_REMEDY)
     return [DroppedImage(name, f"HEIC photos are not read. {HEIC_REMEDY}") for name in unread]
+
+
+def _readable(folder: Path, names: list[str], options: AdapterOptions) -> tuple[list[str], list[DroppedImage]]:
+    """The photos whose header can be read, and the others, which are an error unless `options.extra["skip_bad_images"]`."""
+    if not options.extra.get("skip_bad_images"):
+        return names, []
+    broken = []
+    for name in names:
+        try:
+            read_photo(folder / name)
+        except InputError as error:
+            logger.warning("Left out %s: %s", name, error.problem)
+            broken.append(DroppedImage(name, f"unreadable: {error.problem}"))
+    lost = {image.name for image in broken}
+    return [name for name in names if name not in lost], broken
 
 
 def _cameras(folder: Path, names: list[str]) -> tuple[dict[int, pycolmap.Camera], list[Frame], dict[str, str]]:

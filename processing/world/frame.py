@@ -54,8 +54,9 @@ def find_world(options: ScaleOptions | None, scene: Scene, model: pycolmap.Recon
         return World(_scaled(options.factor), "a factor that the user gave", {"from": "factor", "scale": options.factor})
     if options.measures:
         return from_measures([parse_measure(text, _poses(scene)) for text in options.measures], scene, model)
+    fixes = read_fixes(scene.image_dir, list(_poses(scene)))
     try:
-        return from_gps(read_fixes(scene.image_dir, list(_poses(scene))), scene)
+        return from_gps(fixes, scene) if fixes or options.word == "gps" else None
     except InputError as error:
         if options.word == "gps":
             raise

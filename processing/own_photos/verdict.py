@@ -1,0 +1,174 @@
+"""What the self-check means, in plain words: how well the place is localized, where it is weak, and which photos would help."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from d2s.evaluation import wording
+from d2s.evaluation.score import METRES, Score, scene_extent
+from d2s.scene.manifest import Scene
+from processing.own_photos.links import Link
+from processing.unplaced import named
+
+GOOD_T_M, GOOD_T_SHARE, GOOD_R_DEG = 0.05, 0.01, 5.0
+"""A photo is localized well within 5 cm, or 1 % of the extent of the path where that is more or there are no metres, and 5 degrees."""
+WELL, PARTLY = 0.9, 0.6
+"""Shares of held-out photos localized well, from which a place counts as localized well, or partly."""
+FEW_LABELS, FEW_LABELS_SHARE = 100, 0.25
+"""A photo has little to hold on to below this many labelled keypoints, or below this share of what is typical."""
+MOST_ADVICE = 8
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known after the self-check. `ordered`: all placed photos as they were taken; `labels`: of each mapping photo."""
+
+    scene: Scene
+    scores: Sequence[Score]
+    labels: Mapping[str, int]
+    links: Sequence[Link]
+    dropped: Mapping[str, str]
+    ordered: Sequence[str]
+    given: int
+
+    @property
+    def extent(self) -> float:
+        """Diagonal of the box around all camera centres, in the scene's unit."""
+        return scene_extent(self.scene)
+
+    @property
+    def tolerance(self) -> float:
+        """Distance in the scene's unit within which a photo is localized well."""
+        relative = GOOD_T_SHARE * self.extent
+        return max(GOOD_T_M, relative) if self.scene.units == METRES else relative
+
+    def good(self, score: Score) -> bool:
+        """Whether a held-out photo was localized well."""
+        return score.success and score.t <= self.tolerance and score.r_deg <= GOOD_R_DEG
+
+
+def headline(facts: Facts) -> list[str]:
+    """How well this place can be localized."""
+    if not facts.scores:
+        return ["No photo was held out, so nothing is known about how well new photos are localized."]
+    found, good = sum(score.success for score in facts.scores), sum(map(facts.good, facts.scores))
+    count, share = len(facts.scores), good / len(facts.scores)
+    how = "well" if share >= WELL else "in parts" if share >= PARTLY else "badly"
+    error = f"Typical error {_typical(facts)}; " if found else ""
+    return [
+        f"This place can be localized {how}.",
+        f"{error}{found} of {count} held-out photos found, {good} of them within {_tolerance(facts)}.",
+    ]
+
+
+def _typical(facts: Facts) -> str:
+    """Median of the errors of the photos that were found: what could not be found is counted beside it."""
+    found = [score for score in facts.scores if score.success]
+    t, r = (float(np.median([getattr(score, name) for score in found])) for name in ("t", "r_deg"))
+    return f"{_distance(t, facts)} and {r:.2g} degrees"
+
+
+def _distance(t: float, facts: Facts) -> str:
+    text = wording.distance(t, facts.scene.units, facts.extent)
+    return text if facts.scene.units == METRES else f"{text} of the path's extent"
+
+
+def _tolerance(facts: Facts) -> str:
+    return f"{_distance(facts.tolerance, facts)} and {GOOD_R_DEG:g} degrees"
+
+
+def weak_parts(facts: Facts) -> list[dict[str, Any]]:
+    """Where this map is weak, worst first: `photos`, `problem` and `advice`, each in words."""
+    return [*_lost(facts), *_imprecise(facts), *_loose(facts), *_bare(facts)]
+
+
+def _lost(facts: Facts) -> list[dict[str, Any]]:
+    return [
+        _weak([score.image.name], f"{score.image.name}: held out, and not found ({score.reason})", _around(score.image.name, facts))
+        for score in facts.scores
+        if not score.success
+    ]
+
+
+def _imprecise(facts: Facts) -> list[dict[str, Any]]:
+    bad = sorted((score for score in facts.scores if score.success and not facts.good(score)), key=lambda score: -score.t)
+    return [
+        _weak(
+            [score.image.name],
+            f"{score.image.name}: held out, and found {_distance(score.t, facts)} and {score.r_deg:.2g} degrees off",
+            _around(score.image.name, facts),
+        )
+        for score in bad
+    ]
+
+
+def _loose(facts: Facts) -> list[dict[str, Any]]:
+    found = []
+    for link in facts.links:
+        held = "holds" if len(link.part) == 1 else "hold"
+        problem = f"{named(link.part)} {held} on to the rest by {link.shared} common points only, of {link.first} and {link.second}"
+        found.append(_weak(link.part, problem, f"add photos between {link.first} and {link.second}: few views overlap there"))
+    return found
+
+
+def _bare(facts: Facts) -> list[dict[str, Any]]:
+    counts = facts.labels
+    limit = max(FEW_LABELS, FEW_LABELS_SHARE * float(np.median(list(counts.values())))) if counts else 0
+    names = [name for name in facts.ordered if counts.get(name, math.inf) < limit]
+    if not names:
+        return []
+    problem = f"{named(names)}: few points to hold on to (down to {min(counts[name] for name in names)} in a photo)"
+    return [_weak(names, problem, "add sharp photos there with more texture in view, from several sides")]
+
+
+def _weak(photos: Sequence[str], problem: str, advice: str) -> dict[str, Any]:
+    return {"photos": list(photos), "problem": problem, "advice": advice}
+
+
+def _around(name: str, facts: Facts) -> str:
+    """Where to add photos so that one like this is found: between the mapping photos before and after it."""
+    mapped = {image.name for image in facts.scene.split("train")}
+    at = facts.ordered.index(name)
+    before = next((other for other in reversed(facts.ordered[:at]) if other in mapped), None)
+    after = next((other for other in facts.ordered[at + 1 :] if other in mapped), None)
+    if before and after:
+        return f"add photos between {before} and {after}"
+    return f"add photos around {before or after or name}"
+
+
+def advice(weak: Sequence[Mapping[str, Any]], dropped: Mapping[str, str]) -> list[str]:
+    """Which photos to add, each place once, the most urgent first."""
+    wanted = list(dict.fromkeys(entry["advice"] for entry in weak))
+    if any("another part" in reason for reason in dropped.values()):
+        wanted.insert(0, "add photos that lead from the map to the photos of the other part, so that both connect")
+    return wanted
+
+
+def dropped_lines(dropped: Mapping[str, str]) -> list[str]:
+    """Photos that are not in the map, by reason, each with names."""
+    reasons = Counter(dropped.values())
+    return [f"{named([name for name, why in dropped.items() if why == reason])}: {reason}" for reason, _ in reasons.most_common()]
+
+
+def report_lines(facts: Facts, weak: Sequence[Mapping[str, Any]], scale: str) -> list[str]:
+    """The verdict as it is printed."""
+    placed = len(facts.scene.images)
+    lines = [*headline(facts), f"{placed} of {facts.given} photos are placed. {scale}"]
+    if facts.dropped:
+        lines += ["", "Photos without a place in the map:", *_bullets(dropped_lines(facts.dropped))]
+    if weak:
+        lines += ["", "Weak parts:", *_bullets([str(entry["problem"]) for entry in weak])]
+    wanted = advice(weak, facts.dropped)
+    lines += ["", "To make it better:", *_bullets(wanted)] if wanted else ["", "No weak part was found."]
+    return lines
+
+
+def _bullets(lines: Sequence[str]) -> list[str]:
+    shown = [f"  - {line}" for line in lines[:MOST_ADVICE]]
+    return shown + ([f"  - and {len(lines) - MOST_ADVICE} more (map.json has all)"] if len(lines) > MOST_ADVICE else [])

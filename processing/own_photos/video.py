@@ -1,0 +1,201 @@
+"""Frames of a video that are worth mapping: far enough apart by what the camera saw move, and the sharpest where there is a choice."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from d2s.errors import FormatError, InputError
+from d2s.features.images import shrink, to_gray
+from d2s.scene.atomic import atomic_path, write_json
+from processing.own_photos.kinds import MIN_PHOTOS
+from processing.progress import Ticker
+
+logger = logging.getLogger(__name__)
+Array = NDArray[np.float64]
+
+SPACING = 0.04
+"""Motion between kept frames, as a share of the image diagonal: what one sees the next ones see, too."""
+LOOKED_AT_PER_SECOND, LOOKED_AT_MOST = 12.0, 2400
+"""Frames that are looked at: neighbours at full rate hardly differ."""
+BLURRED = 0.4
+"""Sharpness, relative to the median of the frames around, below which a frame is blurred."""
+AROUND = 15
+"""Looked-at frames before and after that sharpness is compared with: dark corners are no blur."""
+TRACK_SIDE, SHARP_SIDE = 320, 960
+LOST = 0.2
+"""Motion, as a share of the diagonal, where tracking fails: a cut, or a fast turn."""
+MIN_CORNERS = 12
+JPEG_QUALITY = 95
+RECORD = "video.json"
+
+
+@dataclass(frozen=True)
+class LookedAt:
+    """What was learnt of some frames of a video, row by row: their numbers, sharpness, and motion since the row before."""
+
+    numbers: NDArray[np.int64]
+    sharpness: Array
+    motion: Array
+    per_second: float
+    complete: bool
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Rows of the kept frames, and how many frames were left out for which reason."""
+
+    rows: NDArray[np.int64]
+    blurred: int
+    near_copies: int
+    spacing: float
+
+    def lines(self, looked_at: LookedAt) -> list[str]:
+        """What was done, in words."""
+        total, share = len(looked_at.numbers), 100 * self.spacing
+        seconds = looked_at.numbers[-1] / looked_at.per_second
+        lines = [
+            f"Kept {len(self.rows)} of {total} frames looked at ({seconds:.0f} s of video): one per {share:.0f} % of the image that the "
+            f"view moved, the sharpest of its stretch. Left out: {self.near_copies} near copies of these, {self.blurred} blurred ones."
+        ]
+        if not looked_at.complete:
+            lines.append("The video ends before its announced end: it may be damaged.")
+        return lines
+
+
+def extract_frames(video: Path, folder: Path, max_frames: int) -> dict[str, Any]:
+    """Write the chosen frames of a video as `folder/frame_NNNNNN.jpg`, by rename of the folder; gives the counts as JSON values.
+
+    Raises FormatError for a file that is no video, InputError for one in which too little moves.
+    """
+    looked_at = look_at(video)
+    chosen = choose(looked_at, max_frames)
+    for line in chosen.lines(looked_at):
+        logger.info("%s", line)
+    numbers = looked_at.numbers[chosen.rows]
+    if len(numbers) < MIN_PHOTOS:
+        raise InputError(
+            f"{video} gives only {len(numbers)} frames that differ: the camera hardly moves in it.",
+            "Walk around while filming, so that the place is seen from several sides.",
+        )
+    info = {
+        "video": video.name, "looked_at": len(looked_at.numbers), "kept": len(numbers), "blurred": chosen.blurred,
+        "near_copies": chosen.near_copies, "spacing": chosen.spacing, "complete": looked_at.complete,
+        "seconds_of": {frame_name(n): round(float(n / looked_at.per_second), 2) for n in numbers},
+    }  # fmt: skip
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        _write_frames(video, numbers, temporary)
+        write_json(temporary / RECORD, info)
+    return info
+
+
+def frame_name(number: int) -> str:
+    """File name of a frame by its number in the video, from 0."""
+    return f"frame_{number:06d}.jpg"
+
+
+def look_at(video: Path) -> LookedAt:
+    """Sharpness and motion of frames spread evenly over a video. Raises FormatError for a file that is no video."""
+    with _opened(video) as capture:
+        per_second = float(capture.get(cv2.CAP_PROP_FPS)) or 30.0
+        per_second = per_second if np.isfinite(per_second) and 0 < per_second < 1000 else 30.0
+        announced = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        stride = max(1, round(per_second / LOOKED_AT_PER_SECOND), -(-announced // LOOKED_AT_MOST))
+        rows, previous, ticker = [], None, Ticker()
+        for number, frame in _frames(capture, stride):
+            gray = to_gray(frame[:, :, ::-1].copy())
+            small = shrink(gray, TRACK_SIDE)[0]
+            rows.append((number, sharpness(shrink(gray, SHARP_SIDE)[0]), 0.0 if previous is None else motion(previous, small)))
+            previous = small
+            ticker.tell("looking at the video: frame %d of %d", number, announced)
+    if not rows:
+        raise FormatError(f"{video} has no frame that can be decoded.", "Convert it to MP4 (H.264), for example with ffmpeg.")
+    numbers, sharp, moved = (np.array(column) for column in zip(*rows, strict=True))
+    complete = announced == 0 or bool(numbers[-1] + 2 * stride + 2 >= 0.95 * announced)
+    return LookedAt(numbers, sharp, moved, per_second, complete)
+
+
+@contextmanager
+def _opened(video: Path) -> Iterator[cv2.VideoCapture]:
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's own complaints: the caller gets one exception instead
+    capture = cv2.VideoCapture(str(video))
+    try:
+        if not capture.isOpened():
+            raise FormatError(f"{video} cannot be read as a video.", "Convert it to MP4 (H.264), for example with ffmpeg.")
+        yield capture
+    finally:
+        capture.release()
+
+
+def _frames(capture: cv2.VideoCapture, stride: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Every stride-th frame with its number; ends where the video does, or where it can no longer be decoded."""
+    number = 0
+    while capture.grab():
+        if number % stride == 0:
+            read, frame = capture.retrieve()
+            if read and frame is not None:
+                yield number, np.asarray(frame, dtype=np.uint8)
+        number += 1
+
+
+def sharpness(gray: NDArray[np.uint8]) -> float:
+    """Energy of the second derivative relative to the contrast of an image (H, W): falls with blur, not with the light."""
+    contrast = float(gray.astype(np.float32).var())
+    return float(cv2.Laplacian(gray, cv2.CV_32F).var()) / (contrast + 25.0)
+
+
+def motion(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> float:
+    """Mean length of the optical flow between two images (H, W), as a share of their diagonal; LOST where nothing can be followed."""
+    corners = cv2.goodFeaturesToTrack(before, 200, 0.01, 7)
+    if corners is None or len(corners) < MIN_CORNERS:
+        return LOST / 4  # a blank wall: nothing to measure with
+    moved, found, _ = cv2.calcOpticalFlowPyrLK(before, after, corners, None, winSize=(21, 21), maxLevel=4)
+    followed = found.ravel() == 1
+    if followed.mean() < 0.4:
+        return LOST
+    flow = np.linalg.norm((moved - corners).reshape(-1, 2)[followed], axis=1)
+    return min(LOST, float(np.sort(flow)[: max(1, int(0.9 * len(flow)))].mean()) / float(np.hypot(*before.shape)))
+
+
+def choose(looked_at: LookedAt, max_frames: int) -> Chosen:
+    """The sharpest frame of every stretch of equal motion, as many stretches as SPACING or `max_frames` allows."""
+    way = np.cumsum(looked_at.motion)
+    spacing = max(SPACING, float(way[-1]) / max_frames * (1 + 1e-9))
+    stretch = np.minimum((way / spacing).astype(np.int64), max_frames - 1)
+    blurred = looked_at.sharpness < BLURRED * _median_around(looked_at.sharpness)
+    rows: list[int] = []
+    for index in np.unique(stretch):
+        own = np.flatnonzero((stretch == index) & ~blurred)
+        apart = own[way[own] - way[rows[-1]] >= 0.5 * spacing] if rows else own
+        candidates = apart if len(apart) else own[len(own) :]  # a stretch whose sharp frames all repeat the last one adds nothing
+        if len(candidates):
+            rows.append(int(candidates[looked_at.sharpness[candidates].argmax()]))
+    kept = np.array(rows, dtype=np.int64)
+    return Chosen(kept, int(blurred.sum()), int((~blurred).sum()) - len(kept), spacing)
+
+
+def _median_around(values: Array) -> Array:
+    """Median of each value's neighbourhood, itself included."""
+    return np.array([np.median(values[max(0, i - AROUND) : i + AROUND + 1]) for i in range(len(values))])
+
+
+def _write_frames(video: Path, numbers: NDArray[np.int64], folder: Path) -> None:
+    wanted = set(numbers.tolist())
+    with _opened(video) as capture:
+        for number in range(int(numbers[-1]) + 1):
+            if not capture.grab():
+                raise FormatError(f"{video} could be decoded to frame {number} only, which was further before.", "Check the file.")
+            if number in wanted:
+                _, frame = capture.retrieve()
+                if not cv2.imwrite(str(folder / frame_name(number)), frame, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]):
+                    raise OSError(f"Frame {number} of {video} could not be written to {folder}.")
