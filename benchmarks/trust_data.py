@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pycolmap
 from numpy.typing import NDArray
 
-from d2s.evaluation.score import CM_PER_PERCENT, METRES, scene_extent
+from d2s.evaluation.reliability import right_within
+from d2s.evaluation.score import scene_extent
 from d2s.features.base import LocalFeatures, settings_hash
 from d2s.features.extraction import extract_all
 from d2s.features.table import extractor_from_settings
-from d2s.geometry import pose
-from d2s.localization.covariance import pose_covariance, pose_difference
+from d2s.localization.covariance import in_world, pose_covariance, pose_difference
 from d2s.localization.localizer import Localizer
 from d2s.localization.result import LocalizationResult
 from d2s.localization.signals import signals_of
@@ -86,7 +87,7 @@ def _read_those(path: Path, images: Sequence[SceneImage]) -> dict[str, LocalFeat
 
 def collect(places: Sequence[Place], place: Place, photos: Photos, purpose: str, most: int, degraded: int) -> list[dict[str, Any]]:
     """Rows of one model: at most `most` images of each kind and place, with `degraded` degraded versions of those of its own place."""
-    localizer = Localizer.load(place.model)
+    localizer = Localizer.load(place.model, min_confidence=0.0)
     rows = []
     for other in places_to_show(places):
         own = other.where == place.where
@@ -112,7 +113,7 @@ def _spread(images: Sequence[SceneImage], most: int) -> list[SceneImage]:
     """At most `most` images over the whole sequence, those of the validation split first."""
     first = [image for image in images if image.split == "val"][:most]
     rest = [image for image in images if image.split != "val"]
-    chosen = np.unique(np.linspace(0, len(rest) - 1, min(len(rest), most - len(first))).astype(int)) if rest else []
+    chosen = np.unique(np.linspace(0, max(len(rest) - 1, 0), min(len(rest), most - len(first))).astype(int))
     return first + [rest[i] for i in chosen]
 
 
@@ -127,7 +128,8 @@ def _degraded(features: LocalFeatures, name: str, count: int) -> Iterator[tuple[
 
 def _thinned(features: LocalFeatures, random: np.random.Generator) -> LocalFeatures:
     share = 10 ** random.uniform(-2, -0.3)
-    return _rows(features, random.random(len(features)) < share)
+    mask: NDArray[np.bool_] = np.less(random.random(len(features)), np.full(len(features), share))
+    return _rows(features, mask)
 
 
 def _cropped(features: LocalFeatures, random: np.random.Generator) -> LocalFeatures:
@@ -152,28 +154,28 @@ def _rows(features: LocalFeatures, mask: NDArray[np.bool_]) -> LocalFeatures:
 
 
 def tolerance_of(scene: Scene) -> float:
-    """Distance (scene unit) within which a pose is right: 25 cm, or 5 % of the extent of the camera path, which stand for them."""
-    return 0.25 if scene.units == METRES else 25 / CM_PER_PERCENT / 100 * scene_extent(scene)
+    """Distance (scene unit) within which a pose is right."""
+    return right_within(scene.units, scene_extent(scene))[0]
 
 
 def _row(localizer: Localizer, place: Place, shown: Place, image: SceneImage, features: LocalFeatures) -> dict[str, Any]:
-    """What came out for one photo. `t`, `r_deg`: errors, None on the wrong place or without a pose."""
+    """What came out for one photo. `difference`: the error (6,), None on the wrong place or without a pose."""
     camera = (place if shown.where == place.where else shown).scene.camera(image)
     result = localizer.localize_features(features, camera)
     row: dict[str, Any] = {"model": place.name, "where": place.where, "shown": shown.where, "image": image.name, "split": image.split}
     row |= {"tolerance": tolerance_of(place.scene), "found": result.cam_from_world is not None, "inliers": result.num_inliers}
-    if result.cam_from_world is None:
+    if result.cam_from_world is None or result.cam_from_map is None:
         return row
     covariance = covariance_of(result, camera)
     row["signals"] = signals_of(result, camera, localizer.estimator.max_error, covariance).tolist()
     if shown.where == place.where and image.cam_from_world is not None:
-        row["t"], row["r_deg"] = pose.pose_error(result.cam_from_world, image.cam_from_world)
         row["difference"] = pose_difference(result.cam_from_world, image.cam_from_world).tolist()
-        row["covariance"] = None if covariance is None else covariance.tolist()
+        world = None if covariance is None else in_world(covariance, result.cam_from_map, result.cam_from_world)
+        row["covariance"] = None if world is None else world.tolist()
     return row
 
 
-def covariance_of(result: LocalizationResult, camera: Any) -> NDArray[np.float64] | None:
+def covariance_of(result: LocalizationResult, camera: pycolmap.Camera) -> NDArray[np.float64] | None:
     """Of the pose in the map, from the residuals alone."""
     assert result.cam_from_map is not None
     rows = result.inliers

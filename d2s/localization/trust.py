@@ -49,9 +49,12 @@ class Constants:
     factor: float
 
     def score(self, signals: Array) -> float:
-        """Log odds that a pose is right."""
-        standard = np.clip((signals - np.array(self.mean)) / np.array(self.scale), -FARTHEST, FARTHEST)
-        return self.bias + float(standard @ np.array(self.weights))
+        """Log odds that a pose with these signals is right."""
+        return self.bias + float(self.standardise(signals) @ np.array(self.weights))
+
+    def standardise(self, signals: Array) -> Array:
+        """Signals (..., S) in standard deviations from the mean, at most FARTHEST."""
+        return np.clip((signals - np.array(self.mean)) / np.array(self.scale), -FARTHEST, FARTHEST)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,320 @@
+"""Trust measured: photos of other places refused, recall lost to refusals, confidences against facts, errors against covariances.
+
+Learns the constants of d2s/localization/trust.json from mapping and validation images (--fit writes them; without it, those that are
+there are measured), and measures on test images alone. Beside the figures of the shipped constants stand those of constants that were
+learnt without the measured place and its photos: what a place that nobody has seen may expect. Results go to
+benchmarks/results/trust.json.
+
+    python benchmarks/trust.py --runs benchmark_runs [--only gerrard fox …] [--fit]         # the folder of benchmarks/accuracy.py
+    python benchmarks/trust.py --pair SCENE_FOLDER MODEL_FOLDER [--pair …] [--fit]
+
+Collecting takes about 0.2 s an image; `--again` uses what the last call collected in --work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.stats import chi2
+
+from d2s.errors import InputError
+from d2s.evaluation.reliability import expected_calibration_error, reliability_bins, wilson
+from d2s.localization.calibration import Observation, calibrate
+from d2s.localization.signals import SIGNALS
+from d2s.localization.trust import Calibration, Constants, general_constants
+from d2s.scene.atomic import read_json, write_json
+
+sys.path.insert(0, str(Path(__file__).parent))  # run as a script or loaded by a test: its neighbours are found either way
+import accuracy
+import trust_data
+from trust_data import LEARN, MEASURE, Photos, Place, collect, load_place
+
+RESULTS = Path(__file__).parent / "results" / "trust.json"
+CONSTANTS = Path(trust_data.__file__).parents[1] / "d2s" / "localization" / "trust.json"
+PENALTY = 1.0
+"""Weight of the squared weights in the fit: signals say the same thing twice, and rows number hundreds."""
+DEFAULT_THRESHOLD = 0.5
+"""A pose that is more likely wrong than right is refused."""
+ALLOWED_FALSE_ACCEPTS = 0.005
+"""Share of other places' photos that may be accepted while learning; a higher threshold is taken where it is exceeded."""
+AGAINST = ("residual", "shift", "angle")
+"""Signals that can only speak against a pose; the others only for it. A fit to few places must not learn the opposite."""
+FINE = 0.2
+"""Share of the tolerance that the finer recall asks for: 5 cm where 25 cm are right, 1 % of the extent where 5 % are; the same angle."""
+Row = dict[str, Any]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Collect, fit where asked, measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pair", nargs=2, action="append", default=[], metavar=("SCENE", "MODEL"), help="preprocessed scene, its model")
+    parser.add_argument("--runs", type=Path, help="work folder of benchmarks/accuracy.py: all its rows that have a model")
+    parser.add_argument("--only", nargs="+", metavar="ROW", help="rows of --runs to take")
+    parser.add_argument("--work", type=Path, default=Path("benchmark_runs/trust"), help="features and rows (default: benchmark_runs/trust)")
+    parser.add_argument("--most", type=int, default=60, help="images of each place and purpose at most (default: 60)")
+    parser.add_argument("--degraded", type=int, default=2, help="degraded versions of each image of the right place (default: 2)")
+    parser.add_argument("--again", action="store_true", help="use the rows that the last call collected")
+    parser.add_argument("--fit", action="store_true", help="write new constants")
+    args = parser.parse_args(argv)
+    rows = read_json(args.work / "rows.json") if args.again else collect_all(places_of(args), args.work, args.most, args.degraded)
+    constants = fit(rows[LEARN]) if args.fit else general_constants()
+    if args.fit:
+        write_json(CONSTANTS, {"signals": list(SIGNALS), **asdict(constants), "learnt_from": about(rows[LEARN])})
+    report = {"machine": accuracy.machine(), "constants": asdict(constants), **measure(rows, constants)}
+    write_json(RESULTS, report)
+    print(describe(report))
+    return 0
+
+
+def places_of(args: argparse.Namespace) -> list[Place]:
+    """The pairs of the command line. Raises InputError when there are fewer than two places: each is the other's negative."""
+    found = [load_place(Path(scene), Path(model), Path(model).parent.name) for scene, model in args.pair]
+    for model in sorted(args.runs.glob("*/logs/*/model")) if args.runs else ():
+        row = model.parents[2]
+        if row.name == model.parent.name and (not args.only or row.name in args.only):
+            found += [load_place(folder.parent, model, row.name) for folder in row.glob("dataset/*/*/scene.json")]
+    if len({place.where for place in found}) < 2:
+        raise InputError(f"{len(found)} models of fewer than two places: there are no photos of other places.", "Name more with --pair.")
+    return found
+
+
+def collect_all(places: Sequence[Place], work: Path, most: int, degraded: int) -> dict[str, list[Row]]:
+    """Rows to learn from and rows to measure on, of all models; those of each model are printed as they come."""
+    photos, rows = Photos(work), {LEARN: [], MEASURE: []}  # type: ignore[var-annotated]
+    for place in places:
+        for purpose in (LEARN, MEASURE):
+            new = collect(places, place, photos, purpose, most, degraded)
+            rows[purpose] += new
+            print(f"{place.name}, {purpose}: {len(new)} images, {sum(row['found'] for row in new)} with a pose", flush=True)
+    write_json(work / "rows.json", rows)
+    return rows
+
+
+def is_right(row: Row) -> bool:
+    """Whether a row's pose is within its tolerance; a pose in another place is wrong."""
+    return observation(row, 0.0).is_right(row["tolerance"])
+
+
+def observation(row: Row, score: float) -> Observation:
+    """A row as calibration sees it."""
+    difference, covariance = (None if row.get(key) is None else np.array(row[key]) for key in ("difference", "covariance"))
+    return Observation(score, difference, covariance)
+
+
+def is_own(row: Row) -> bool:
+    """Whether a photo is of the model's own place."""
+    return bool(row["where"] == row["shown"])
+
+
+def fit(rows: Sequence[Row]) -> Constants:
+    """Logistic regression on rows with a pose, the threshold, and the factor of covariances without a calibration."""
+    found = [row for row in rows if row["found"]]
+    signals, right = np.array([row["signals"] for row in found]), np.array([is_right(row) for row in found])
+    start = Constants(tuple(signals.mean(axis=0)), tuple(signals.std(axis=0) + 1e-6), (), 0.0, DEFAULT_THRESHOLD, 1.0)
+    standard = start.standardise(signals)
+
+    def loss(values: NDArray[np.float64]) -> float:
+        odds = standard @ values[:-1] + values[-1]
+        return float(np.logaddexp(0, np.where(right, -odds, odds)).sum() + PENALTY / 2 * (values[:-1] ** 2).sum())
+
+    bounds = [(None, 0) if name in AGAINST else (0, None) for name in SIGNALS] + [(None, None)]
+    values = minimize(loss, np.zeros(len(bounds)), method="L-BFGS-B", bounds=bounds).x
+    constants = replace(start, weights=tuple(values[:-1].tolist()), bias=float(values[-1]), factor=general_factor(found))
+    return rounded(replace(constants, threshold=choose_threshold(rows, constants)))
+
+
+def rounded(constants: Constants) -> Constants:
+    """Six digits are more than such a fit has."""
+    lists = {name: tuple(round(float(v), 6) for v in getattr(constants, name)) for name in ("mean", "scale", "weights")}
+    return Constants(**lists, bias=round(constants.bias, 6), threshold=constants.threshold, factor=round(constants.factor, 4))
+
+
+def choose_threshold(rows: Sequence[Row], constants: Constants) -> float:
+    """The lowest of 0.5, 0.55, … that keeps other places out."""
+    others = [row for row in rows if not is_own(row)]
+    accepted = np.array([probability(row, constants) for row in others])
+    for threshold in np.arange(DEFAULT_THRESHOLD, 0.96, 0.05):
+        if (accepted >= threshold).mean() <= ALLOWED_FALSE_ACCEPTS:
+            break
+    return round(float(threshold), 2)
+
+
+def probability(row: Row, constants: Constants, calibration: Calibration = Calibration()) -> float:  # noqa: B008  # frozen
+    """Confidence of a row; 0 without a pose."""
+    return 0.0 if not row["found"] else 1 / (1 + math.exp(-constants.score(np.array(row["signals"])) - calibration.shift))
+
+
+def general_factor(found: Sequence[Row]) -> float:
+    """Median over models of what standard deviations by the residuals have to be multiplied with."""
+    factors = [error_factor(own) for own in by_model(found).values() if len(own) >= 3]
+    return float(np.median([factor for factor in factors if factor is not None])) if factors else 1.0
+
+
+def by_model(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Rows of untouched photos of the model's own place, by model."""
+    models = sorted({row["model"] for row in rows})
+    return {name: [row for row in rows if row["model"] == name and is_own(row) and row["kind"] == "as it is"] for name in models}
+
+
+def normalised(rows: Sequence[Row], calibration: Calibration | None = None, factor: float = 1.0) -> NDArray[np.float64]:
+    """Squared errors in units of the covariance (N,), chi-square with 6 degrees of freedom if that is right; of right poses."""
+    values = []
+    for row in rows:
+        if row.get("covariance") is not None and is_right(row):
+            extra = np.zeros(6) if calibration is None else np.repeat([calibration.r**2, calibration.t**2], 3)
+            difference = np.array(row["difference"])
+            values.append(difference @ np.linalg.solve(factor**2 * np.array(row["covariance"]) + np.diag(extra), difference))
+    return np.array(values)
+
+
+def error_factor(rows: Sequence[Row], calibration: Calibration | None = None, factor: float = 1.0) -> float | None:
+    """How many times larger the median error is than stated; 1 where covariances are right."""
+    values = normalised(rows, calibration, factor)
+    return math.sqrt(float(np.median(values)) / chi2.median(6)) if len(values) else None
+
+
+def about(rows: Sequence[Row]) -> dict[str, Any]:
+    """What constants were learnt from."""
+    found = [row for row in rows if row["found"]]
+    return {
+        "models": sorted({row["model"] for row in rows}),
+        "images": len(rows),
+        "poses": len(found),
+        "right": sum(is_right(row) for row in found),
+        "other_places": sum(not is_own(row) for row in rows),
+    }
+
+
+def measure(rows: dict[str, list[Row]], constants: Constants) -> dict[str, Any]:
+    """All figures: of the shipped constants with every place's calibration, and of constants that never saw the place."""
+    calibrations = {name: calibration_of(own, constants) for name, own in by_model(rows[LEARN]).items()}
+    shipped = [(row, probability(row, constants, calibrations[row["model"]])) for row in rows[MEASURE]]
+    return {
+        "learnt_from": about(rows[LEARN]),
+        "measured_on": about(rows[MEASURE]),
+        "calibrations": {name: asdict(calibration) for name, calibration in calibrations.items()},
+        "shipped": figures(shipped, constants.threshold),
+        "unseen_place": figures(unseen(rows), constants.threshold),
+        "covariance": {name: covariance_figures(own, calibrations[name], constants) for name, own in by_model(rows[MEASURE]).items()},
+    }
+
+
+def calibration_of(own: Sequence[Row], constants: Constants) -> Calibration:
+    """The record that a training would end with: from the validation images."""
+    rows = [row for row in own if row["split"] == "val"]
+    scores = [constants.score(np.array(row["signals"])) if row["found"] else -math.inf for row in rows]
+    return calibrate([observation(row, score) for row, score in zip(rows, scores, strict=True)], own[0]["tolerance"])
+
+
+def unseen(rows: dict[str, list[Row]]) -> list[tuple[Row, float]]:
+    """Measured rows with confidences by constants learnt without the model's place, neither its models nor its photos."""
+    scored = []
+    for where in sorted({row["where"] for row in rows[MEASURE]}):
+        constants = fit([row for row in rows[LEARN] if where not in (row["where"], row["shown"])])
+        scored += [(row, probability(row, constants)) for row in rows[MEASURE] if row["where"] == where]
+    return scored
+
+
+def figures(scored: Sequence[tuple[Row, float]], threshold: float) -> dict[str, Any]:
+    """Refusals and reliability; `scored`: rows with their confidence."""
+    untouched = [(row, p) for row, p in scored if is_own(row) and row["kind"] == "as it is"]
+    return {
+        "other_places": {"all": other_places(scored, threshold), **_each_model(scored, other_places, threshold)},
+        "own_place": {"all": own_place(untouched, threshold), **_each_model(untouched, own_place, threshold)},
+        "thresholds": {f"{t:g}": [other_places(scored, t)["share"], own_place(untouched, t)["lost"]] for t in (0.1, 0.3, 0.5, 0.7, 0.9)},
+        "reliability": {
+            "test photos": reliability(untouched),
+            "test photos, as they are and degraded": reliability([(row, p) for row, p in scored if is_own(row)]),
+            "everything": reliability(scored),
+        },
+    }
+
+
+def _each_model(scored: Sequence[tuple[Row, float]], what: Any, threshold: float) -> dict[str, Any]:
+    models = sorted({row["model"] for row, _ in scored})
+    return {name: what([(row, p) for row, p in scored if row["model"] == name], threshold) for name in models}
+
+
+def other_places(scored: Sequence[tuple[Row, float]], threshold: float) -> dict[str, Any]:
+    """Photos of other places that were accepted; `poses`: how many would be without a threshold, `at_most`: 95 % bound of the share."""
+    others = [(row, p) for row, p in scored if not is_own(row)]
+    accepted, n = sum(row["found"] and p >= threshold for row, p in others), len(others)
+    share = accepted / n if n else 0.0
+    return {
+        "photos": n,
+        "poses": sum(row["found"] for row, _ in others),
+        "accepted": accepted,
+        "share": share,
+        "at_most": wilson(share, n)[1] if n else 1.0,
+    }
+
+
+def own_place(scored: Sequence[tuple[Row, float]], threshold: float) -> dict[str, Any]:
+    """Recall with and without refusals, within the tolerance and within a fifth of it; wrong poses before and after."""
+    right = np.array([is_right(row) for row, _ in scored])
+    fine = np.array([observation(row, 0.0).is_right(FINE * row["tolerance"]) for row, _ in scored])
+    found = np.array([row["found"] for row, _ in scored])
+    accepted = found & (np.array([p for _, p in scored]) >= threshold)
+    n = max(len(scored), 1)
+    return {
+        "photos": len(scored),
+        "recall_without": right.sum() / n,
+        "recall": (right & accepted).sum() / n,
+        "lost": (right & ~accepted).sum() / n,
+        "fine_recall_without": fine.sum() / n,
+        "fine_recall": (fine & accepted).sum() / n,
+        "wrong_without": int((found & ~right).sum()),
+        "wrong": int((accepted & ~right).sum()),
+    }
+
+
+def reliability(scored: Sequence[tuple[Row, float]]) -> dict[str, Any]:
+    """Bins and calibration error of the poses that were found."""
+    found = [(is_right(row), p) for row, p in scored if row["found"]]
+    bins = reliability_bins(np.array([p for _, p in found]), np.array([right for right, _ in found], dtype=bool)) if found else []
+    return {"poses": len(found), "ece": expected_calibration_error(bins), "bins": bins}
+
+
+def covariance_figures(own: Sequence[Row], calibration: Calibration, constants: Constants) -> dict[str, Any]:
+    """Median error over stated error by residuals alone, with the general factor, and with the place's calibration; and how many errors
+    lie within the calibrated 95 % ellipsoid.
+    """
+    calibrated = normalised(own, calibration) if calibration.images else normalised(own, None, constants.factor)
+    return {
+        "poses": len(calibrated),
+        "residuals_alone": error_factor(own),
+        "general_factor": error_factor(own, None, constants.factor),
+        "calibrated": error_factor(own, calibration) if calibration.images else None,
+        "within_95": float((calibrated <= chi2.ppf(0.95, 6)).mean()) if len(calibrated) else None,
+    }
+
+
+def describe(report: dict[str, Any]) -> str:
+    """The table."""
+    lines = []
+    for name in ("shipped", "unseen_place"):
+        part = report[name]
+        lines.append(f"{name}: threshold {report['constants']['threshold']:g}")
+        for model in part["own_place"]:
+            others, own = part["other_places"][model], part["own_place"][model]
+            lines.append(
+                f"  {model:<22} other places: {others['accepted']}/{others['photos']} accepted ({others['poses']} before); own: "
+                f"recall {100 * own['recall_without']:.1f} -> {100 * own['recall']:.1f} %, wrong {own['wrong_without']} -> {own['wrong']}"
+            )
+        lines += [f"  ECE {100 * one['ece']:.1f} % of {one['poses']} poses: {which}" for which, one in part["reliability"].items()]
+    for model, one in report["covariance"].items():
+        lines.append(f"covariance of {model}: {one}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
