@@ -7,6 +7,7 @@ network predicts for the reliable ones, and points of the map to compare them wi
 from __future__ import annotations
 
 import zipfile
+import zlib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ class ValidationView:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 values: dict[str, Any] = {field.name: arrays[field.name] for field in fields(ValidationView)}
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             raise FormatError(f"{path} cannot be read ({error}).", "The next validation writes it anew.") from None
         values.update({name: values[name].item() for name in ("image", "unit", "kept", "extracted")})
         return ValidationView(**values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+import urllib.error
 import urllib.request
 from http.client import HTTPException
 from io import BytesIO
@@ -47,6 +48,7 @@ class VisdomLink:
     def __init__(self, environment: str, server: str, port: int) -> None:
         self.environment, self.server, self.port = environment.replace("/", "_"), server, port
         require_server(server, port)
+        self._warn_of_broken_page()
         self._make_client = _client_class()
         self._client: Any = None
         self._gone, self._next_try = False, 0.0
@@ -55,6 +57,16 @@ class VisdomLink:
     def page(self) -> str:
         """Address of the environment for a browser."""
         return f"{self.server}:{self.port}/env/{quote(self.environment)}"
+
+    def _warn_of_broken_page(self) -> None:
+        """Its curves arrive, but nobody would see them: from 6.6 on, tornado refuses the style sheet that Visdom's page names."""
+        try:
+            urllib.request.urlopen(self.page, timeout=ANSWER_SECONDS).close()
+        except urllib.error.HTTPError as error:
+            remedy = "Where the server runs: pip install 'tornado<6.6', and start it again"
+            logger.warning("The page %s cannot be opened (%d %s). %s.", self.page, error.code, error.reason, remedy)
+        except (OSError, HTTPException):
+            return  # `send` will notice
 
     def send(self, windows: Windows, save: bool = False, now: bool = False) -> bool:
         """Send the windows that have changed, and let the server save the environment; False when it is gone.
@@ -118,7 +130,7 @@ class VisdomLink:
 
     def _send_keypoints(self, view: ValidationView, epoch: int) -> None:
         pixels = np.asarray(Image.open(BytesIO(view.picture.tobytes())).convert("RGB"))
-        caption = f"{view.image}, epoch {epoch}: {view.kept} of {view.extracted} keypoints are reliable (green), the others are not (red)"
+        caption = f"epoch {epoch}: {view.kept} of {view.extracted} keypoints are reliable (green), the others not (red)"
         options = {
             "title": f"{KEYPOINTS_WINDOW}: keypoints of {view.image}", "caption": caption, "jpgquality": 85,
             "width": round(1.5 * HEIGHT * pixels.shape[1] / pixels.shape[0]), "height": round(1.5 * HEIGHT),
@@ -155,4 +167,4 @@ def require_server(server: str, port: int) -> None:
         reason = "something else does"
     except (OSError, HTTPException, ValueError) as error:
         reason = str(error)
-    raise InputError(f"No Visdom server answers at {server}:{port} ({reason}).", f"Start one: python -m visdom.server -port {port}")
+    raise InputError(f"No Visdom server answers at {server}:{port} ({reason}).", f"Start one: python -m visdom.server -port {port}.")

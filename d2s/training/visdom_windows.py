@@ -39,7 +39,7 @@ class Trace:
         return float(value) * (100.0 if centimetres or self.key == "recall" else 1.0)
 
 
-BLUE, ORANGE, GREEN, RED, GREY = "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9aa0a6"
+BLUE, ORANGE, GREEN, RED, GREY = "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#7f8790"
 
 
 @dataclass(frozen=True)
@@ -166,39 +166,45 @@ def columns(curves: Iterable[Curve]) -> tuple[NDArray[np.float64], NDArray[np.fl
 def curve_options(window: CurveWindow, traces: list[Trace], label: str) -> dict[str, Any]:
     """Options of `visdom.line` for a window."""
     styles = {trace.name: _style(trace) for trace in traces}
+    right = [trace for trace in traces if trace.right]
     layout: dict[str, Any] = {
-        "title": "",
-        "margin": {"l": 62, "r": 56 if any(trace.right for trace in traces) else 18, "t": 26, "b": 42},
+        "title": "", "showlegend": True, "legend": {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"},
+        "margin": {"l": 62, "r": 60 if right else 18, "t": 44, "b": 42},
         "xaxis": {"title": {"text": "step", "standoff": 4}, "rangemode": "tozero"},
-        "yaxis": {"title": {"text": label, "standoff": 4}, "type": "log" if window.log else "linear", "exponentformat": "e"},
-        "legend": {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"},
-        "showlegend": True,
-    }
-    if window.limits:
-        layout["yaxis"]["range"] = list(window.limits)
-    elif not window.log:
-        layout["yaxis"]["rangemode"] = "tozero"
-    if any(trace.right for trace in traces):
-        layout["yaxis2"] = {"title": {"text": "angle [deg]", "standoff": 4}, "overlaying": "y", "side": "right", "rangemode": "tozero"}
-        layout["yaxis2"]["showgrid"] = False
+        "yaxis": {**_axis(label, traces[0].color if right else None), **_scale(window)},
+    }  # fmt: skip
+    if right:
+        second = {"overlaying": "y", "side": "right", "showgrid": False, "rangemode": "tozero"}
+        layout["yaxis2"] = {**_axis("angle [deg]", right[0].color), **second}
     return {
         "title": window.title, "legend": [trace.name for trace in traces], "width": WIDTH, "height": HEIGHT,
         "traceopts": {"plotly": styles}, "layoutopts": {"plotly": layout},
     }  # fmt: skip
 
 
+def _axis(label: str, color: str | None) -> dict[str, Any]:
+    """Where a window has two axes, each has the colour of its curve."""
+    axis: dict[str, Any] = {"title": {"text": label, "standoff": 4}, "exponentformat": "e"}
+    return {**axis, "color": color} if color else axis
+
+
+def _scale(window: CurveWindow) -> dict[str, Any]:
+    if window.limits:
+        return {"range": list(window.limits)}
+    return {"type": "log"} if window.log else {"rangemode": "tozero"}
+
+
 def _style(trace: Trace) -> dict[str, Any]:
     """How plotly draws a trace: points are marked, since a validation alone is no line."""
-    return {
-        "mode": "lines+markers", "line": {"color": trace.color, "width": 2}, "marker": {"color": trace.color, "size": 4},
-        "connectgaps": True, **({"yaxis": "y2"} if trace.right else {}),
-    }  # fmt: skip
+    line = {"color": trace.color, "width": 2, "dash": "dot" if trace.right else "solid"}
+    style = {"mode": "lines+markers", "line": line, "marker": {"color": trace.color, "size": 4}, "connectgaps": True}
+    return {**style, "yaxis": "y2"} if trace.right else style
 
 
 def points_groups(view: ValidationView) -> list[tuple[str, str, float, NDArray[np.float32]]]:
     """What the window of points shows: (name, colour, size, points (N, 3)) of each kind that has points."""
     groups = [
-        (f"{len(view.mapped)} SfM points", GREY, 1.5, view.mapped),
+        (f"{len(view.mapped)} SfM points", GREY, 2.0, view.mapped),
         (f"{int(view.inlier.sum())} predicted, inliers", GREEN, 2.5, view.predicted[view.inlier]),
         (f"{int((~view.inlier).sum())} predicted, others", RED, 2.5, view.predicted[~view.inlier]),
         ("camera, true", "#000000", 6.0, view.centers[:1]),
@@ -217,12 +223,13 @@ def points_options(view: ValidationView, groups: list[tuple[str, str, float, NDA
         for k, axis in enumerate("xyz")
     }
     styles = {
-        name: {"mode": "markers", "marker": {"color": color, "size": size, "opacity": 0.5 if color == GREY else 0.9, "line": {"width": 0}}}
+        name: {"mode": "markers", "marker": {"color": color, "size": size, "opacity": 0.6 if color == GREY else 0.9, "line": {"width": 0}}}
         for name, color, size, _ in groups
     }
     layout = {
-        "title": "", "margin": {"l": 0, "r": 0, "t": 0, "b": 0}, "scene": {**axes, "aspectmode": "data"},
-        "legend": {"x": 0, "y": 1, "itemsizing": "constant", "bgcolor": "rgba(255,255,255,0.7)"}, "showlegend": True,
+        "title": "", "showlegend": True, "legend": {"x": 0, "y": 1, "itemsizing": "constant", "bgcolor": "rgba(255,255,255,0.7)"},
+        "margin": {"l": 0, "r": 0, "t": 0, "b": 0},
+        "scene": {**axes, "aspectmode": "data", "camera": {"eye": {"x": 1.4, "y": 1.4, "z": 1.1}}},
     }  # fmt: skip
     return {
         "title": f"{POINTS_WINDOW}: scene coordinates of {view.image}", "legend": [group[0] for group in groups],
