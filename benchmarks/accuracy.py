@@ -164,9 +164,7 @@ def describe(name: str, row: dict[str, Any]) -> str:
     seeds = "".join(f"\n    seed {seed:<17} {describe_brief(one)}" for seed, one in row["seeds"].items())
     return (
         f"{name:<26} {error}, {recall}, {metrics['n_failed']}/{metrics['n_queries']} failed, {metrics['map_bytes'] / 1e6:.1f} MB, "
-        f"train {metrics['train_seconds']:.0f} s, query {metrics['ms']['total']:.0f} ms, {row['seconds']}"
-        + seeds
-        + others
+        f"train {metrics['train_seconds']:.0f} s, query {metrics['ms']['total']:.0f} ms, {row['seconds']}" + seeds + others
     )
 
 

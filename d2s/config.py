@@ -37,11 +37,10 @@ class ModelConfig:
     head_widths: tuple[int, ...] = option((512, 1024, 1024, 512), "hidden layers of the coordinate MLP", low=1, high=16384)
     norm: str = option("none", "normalisation inside blocks and MLP; published: none", choices=("none", "layer"))
     reliability: str = option("inverse", "inverse: r = 1/(1+100|u|), published; sigmoid: r = 1/(1+exp(-u))", choices=("inverse", "sigmoid"))
-    landmarks: int = option(
-        6000, "landmarks of model 3 that every keypoint is compared with; 2 bytes per descriptor channel each", low=50, high=1000000
-    )
-    dense_mb: float = option(
-        0.0, "MB of further landmarks, compared only where a first pose predicts them; 1 byte per descriptor channel each; 0: none", low=0
+    context: int = option(0, "keypoints that all others of an image attend to in model 3, the best by score; 0: all", low=0)
+    landmarks: int = option(21000, "landmarks of model 3, at most; each takes a byte per channel and 12 more", low=50, high=1000000)
+    landmark_channels: int = option(
+        128, "channels of landmark descriptors; longer descriptors are projected to their principal directions", low=8, high=4096
     )
     normalize_targets: bool = option(False, "regress coordinates centred and scaled by the scene's statistics; published: raw metres")
 
@@ -64,6 +63,9 @@ class TrainingConfig:
     )
     refined_poses: bool = option(
         False, "learn at refined poses where the images disagree with the given ones; answers are brought back to these"
+    )
+    landmarks_per_step: int = option(
+        6000, "landmarks of model 3 that a step compares keypoints with: those that they show, and others drawn at random", low=50
     )
     precision: str = option("auto", "auto: bf16 where the machine has it in hardware, else fp32", choices=("auto", "fp32", "bf16"))
     seed: int = option(0, "seed of every random number", low=0)

@@ -1,7 +1,7 @@
 """The second look: with a first pose, every keypoint is compared with the landmarks that should appear near it.
 
-Against the whole map a keypoint needs a landmark that beats all others; near its predicted place it only needs to look like it. So a few
-thousand landmarks find the pose, and all of the map's landmarks make it precise.
+Against the whole map a keypoint needs a landmark that beats all others; near its predicted place it only needs to look like it. So more
+keypoints have their say in the pose than found it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from d2s.geometry import pose
 from d2s.geometry.camera import project
 from d2s.localization.correspondences import Correspondences
 from d2s.localization.refine import find_inliers, refine_pose
-from d2s.matching.nearest import mutual_nearest_neighbors
-from d2s.regressor.dense_landmarks import LandmarkMap
+from d2s.regressor.landmark_map import LandmarkMap
 
 Array = NDArray[np.float64]
-RADII = (1.6, 0.5)
-"""Where landmarks are looked for around their predicted places, in units of the inlier threshold: wide first, then close."""
+RADII = (0.5,)
+"""Where landmarks are looked for around their predicted places, round by round, in units of the inlier threshold."""
 NEIGHBOURS = 8
 """Keypoints that a landmark is compared with at most, the nearest ones."""
 FEWEST = 12
@@ -44,7 +43,7 @@ def refine_by_map(
 ) -> Guided | None:
     """The pose with all landmarks that agree with the first one; None where fewer than FEWEST do."""
     tree = cKDTree(features.keypoints)
-    descriptors = _unit(np.asarray(features.descriptors, dtype=np.float32))
+    descriptors = landmarks.describe(features.descriptors)
     current = first
     for radius in RADII:
         rows, index = matches_near(current, tree, descriptors, landmarks, camera, radius * max_error)
@@ -54,12 +53,6 @@ def refine_by_map(
         current = refine_pose(current, points, radius * max_error)
     inliers = points.scatter(find_inliers(current, points, max_error))
     return Guided(current, rows, landmarks.xyz[index], inliers)
-
-
-def match_whole_map(features: LocalFeatures, landmarks: LandmarkMap) -> tuple[NDArray[np.int64], Array]:
-    """Keypoints (K,) and the scene points (K, 3) of the landmarks that they are mutual nearest neighbours with."""
-    pairs = mutual_nearest_neighbors(_unit(np.asarray(features.descriptors, dtype=np.float32)), landmarks.descriptors)
-    return pairs[:, 0].astype(np.int64), landmarks.xyz[pairs[:, 1]]
 
 
 def matches_near(
@@ -84,7 +77,3 @@ def matches_near(
 def _first_of_each(values: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.int64]:
     """Where each value comes first in an order."""
     return order[np.unique(values[order], return_index=True)[1]]
-
-
-def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

@@ -18,15 +18,14 @@ from d2s.errors import InputError
 from d2s.features.base import Extractor, LocalFeatures
 from d2s.geometry.camera import parse_camera
 from d2s.localization.base import PoseEstimate, PoseEstimator
-from d2s.localization.guided import match_whole_map, refine_by_map
+from d2s.localization.guided import refine_by_map
 from d2s.localization.prior import as_prior, choose, search_near, wide_radius
 from d2s.localization.result import LocalizationResult
 from d2s.localization.table import DEFAULT_ESTIMATOR, make_estimator
 from d2s.localization.trust import Calibration, Judge
 from d2s.regressor.base import HasLandmarks, SceneRegressor
-from d2s.regressor.dense_landmarks import LandmarkMap
+from d2s.regressor.landmark_map import LandmarkMap
 
-WEAK = 0.15  # a pose with a smaller share of the keypoints behind it is checked against what all landmarks say
 MIN_KEPT = 50  # when fewer keypoints are reliable, the most reliable ones up to this number go to PnP
 
 Image = NDArray[np.uint8] | str | os.PathLike[str]
@@ -190,9 +189,6 @@ class Localizer:
             landmarks = self.regressor.landmark_map() if isinstance(self.regressor, HasLandmarks) else None
             if landmarks is not None:
                 result = self._look_again(result, features, landmarks, camera)
-                if result.num_inliers < WEAK * len(features):
-                    asked = self._ask_all(features, reliability, landmarks, camera)
-                    result = asked if asked.num_inliers > result.num_inliers else result
             result = self.judge(result, camera, self.estimator.max_error)
         result.ms.update(ms)
         return result
@@ -205,16 +201,6 @@ class Localizer:
         inliers[np.flatnonzero(used)[found.inliers]] = True
         estimate = (found.success, self._in_world(found.cam_from_world), found.reason)
         return LocalizationResult(*estimate, {}, features.keypoints, xyz, reliability, used, inliers, found.cam_from_world)
-
-    def _ask_all(
-        self, features: LocalFeatures, reliability: NDArray[np.float32], landmarks: LandmarkMap, camera: pycolmap.Camera
-    ) -> LocalizationResult:
-        """A pose from comparing every keypoint with every landmark: slower, but where a place repeats itself the few may be misled."""
-        rows, points = match_whole_map(features, landmarks)
-        xyz, used = np.zeros((len(features), 3), np.float32), np.zeros(len(features), dtype=bool)
-        xyz[rows], used[rows] = points, True
-        found = self.estimator.estimate(features.keypoints[used], xyz[used], camera)
-        return self._look_again(self._result(found, features, xyz, reliability, used), features, landmarks, camera)
 
     def _look_again(
         self, result: LocalizationResult, features: LocalFeatures, landmarks: LandmarkMap, camera: pycolmap.Camera

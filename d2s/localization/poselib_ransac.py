@@ -13,6 +13,8 @@ from d2s.localization.correspondences import Correspondences
 
 # PoseLib's 100000 spend seconds on images that show another place; this many still find a pose among 90 % outliers.
 MAX_ITERATIONS = 20_000
+# PoseLib's 1000 take 10 ms where most points are right and an early sample finds the pose. Where fewer are, it goes on by itself.
+MIN_ITERATIONS = 100
 
 
 class PoselibEstimator(PoseEstimator):
@@ -23,7 +25,8 @@ class PoselibEstimator(PoseEstimator):
     def _ransac(self, points: Correspondences) -> Array | None:
         size = {"width": points.camera.width, "height": points.camera.height}
         camera = {"model": "SIMPLE_PINHOLE", **size, "params": [points.focal, 0.0, 0.0]}
-        ransac = {"max_reproj_error": self.max_error, "seed": self.seed, "max_iterations": MAX_ITERATIONS, **self.options}
+        limits = {"min_iterations": MIN_ITERATIONS, "max_iterations": MAX_ITERATIONS}
+        ransac = {"max_reproj_error": self.max_error, "seed": self.seed, **limits, **self.options}
         found, info = poselib.estimate_absolute_pose(points.undistorted, points.xyz, camera, _known(ransac), {})
         return np.asarray(found.Rt, dtype=np.float64) if info["num_inliers"] else None
 

@@ -21,7 +21,7 @@ from d2s.localization.acceptance import MAX_LOG10_FALSE_ALARMS, log10_false_alar
 from d2s.localization.base import PoseEstimate, PoseEstimator
 from d2s.localization.result import LocalizationResult, Rival
 from d2s.matching.nearest import mutual_nearest_neighbors
-from d2s.regressor.dense_landmarks import LandmarkMap
+from d2s.regressor.landmark_map import LandmarkMap
 
 Array = NDArray[np.float64]
 WIDE = 0.25
@@ -83,9 +83,7 @@ def match_near(prior: Array, features: LocalFeatures, landmarks: LandmarkMap, ca
     margin = MARGIN * size if radius is None else np.full(2, radius)
     with np.errstate(invalid="ignore"):  # landmarks behind the camera have no pixel, and NaN compares as false
         seen = np.flatnonzero((pixels > -margin).all(axis=1) & (pixels < size + margin).all(axis=1))
-    descriptors = np.asarray(features.descriptors, dtype=np.float32)
-    descriptors = descriptors / np.maximum(np.linalg.norm(descriptors, axis=1, keepdims=True), 1e-12)
-    pairs = mutual_nearest_neighbors(descriptors, landmarks.descriptors[seen])
+    pairs = mutual_nearest_neighbors(landmarks.describe(features.descriptors), landmarks.descriptors[seen])
     rows, index = pairs[:, 0].astype(np.int64), seen[pairs[:, 1]]
     if radius is not None:
         near = np.linalg.norm(features.keypoints[rows] - pixels[index], axis=1) <= radius

@@ -20,7 +20,7 @@ from d2s.localization.correspondences import Correspondences
 Array = NDArray[np.float64]
 ROUNDS = 3  # refine, find the inliers of the better pose, refine on them
 MAX_STEPS = 15
-RELATIVE_GAIN = 1e-9
+RELATIVE_GAIN = 1e-5  # of the cost: poses then change by less than a hundredth of their error
 LOSS_SCALE = 0.25  # residual from which a point loses influence, as a fraction of the inlier threshold
 STEP = 1e-5  # for the derivative of the distortion, on the plane z = 1
 MAX_DAMPING = 1e6

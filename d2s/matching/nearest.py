@@ -39,13 +39,19 @@ def mutual_nearest_neighbors(
 
 def _half_squared_distances(a: NDArray[Any], b: NDArray[Any], device: str) -> torch.Tensor:
     """OFFSET + |a - b|^2 / 2 for every two rows, (N, M) on the CPU; bfloat16 where the hardware multiplies in it, else float32."""
-    dtype = torch.bfloat16 if device != "cpu" or _has_fast_bfloat16() else torch.float32
-    x = _with_column(a, 1.0, dtype, device)
-    y = _with_column(-b, 1.0 + OFFSET, dtype, device)
+    dtype = distance_dtype(device)
+    x = with_column(a, 1.0, dtype, device)
+    y = with_column(-b, 1.0 + OFFSET, dtype, device)
     return (x @ y.T).cpu()
 
 
-def _with_column(rows: NDArray[Any], value: float, dtype: torch.dtype, device: str) -> torch.Tensor:
+def distance_dtype(device: str) -> torch.dtype:
+    """What distances are computed and searched in: bfloat16 where the hardware multiplies in it."""
+    return torch.bfloat16 if device != "cpu" or _has_fast_bfloat16() else torch.float32
+
+
+def with_column(rows: NDArray[Any], value: float, dtype: torch.dtype, device: str) -> torch.Tensor:
+    """Rows (N, D) with one more column of equal values (N, D + 1)."""
     out = torch.empty(len(rows), rows.shape[1] + 1, dtype=dtype, device=device)
     out[:, :-1] = torch.from_numpy(np.ascontiguousarray(rows))
     out[:, -1] = value

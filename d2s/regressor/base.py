@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from d2s.features.base import LocalFeatures
 from d2s.geometry.pose_field import PoseField
-from d2s.regressor.dense_landmarks import LandmarkMap
+from d2s.regressor.landmark_map import LandmarkMap
 
 
 @dataclass(frozen=True)

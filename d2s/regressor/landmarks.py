@@ -1,9 +1,9 @@
 """Our model 3: a network that starts as matching and learns from there.
 
 A compact set of landmarks (SfM points with one descriptor each) is the map. Self-attention refines the descriptors of the query in the
-context of the whole image, each keypoint is scored against all landmarks and against "no landmark", and the best landmark's coordinate
-comes out with the probability of the assignment as reliability. The refinement starts as the identity: before training, the network is
-mutual-nearest-neighbour matching against the landmarks, and training can only move it from there.
+context of the whole image, each keypoint is compared with all landmarks, and the best landmark's coordinate comes out with a probability
+as reliability. The refinement starts as the identity: before training, the network is mutual-nearest-neighbour matching against the
+landmarks, and training can only move it from there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from d2s.config import ModelConfig
-from d2s.regressor.dense_landmarks import DenseLandmarks
+from d2s.matching.database import BLOCK
+from d2s.regressor.landmark_map import LandmarkCodes, LandmarkMap
 from d2s.regressor.network import AttentionBlock
 
 INITIAL_SCALE, INITIAL_THRESHOLD = 30.0, 0.75
@@ -28,35 +29,55 @@ NOT_MUTUAL = -12.0
 
 
 class LandmarkNet(nn.Module):
-    """Descriptors (B, N, D) -> coordinates (B, N, 3) of the best landmark and the logit (B, N) of its probability."""
+    """Descriptors (B, N, D) -> coordinates (B, N, 3) of the best landmark and the logit (B, N) of its probability.
 
-    xyz: Tensor
+    Landmarks have C = min(D, `landmark_channels`) channels. They lie in an order in which neighbours in space stay together, and are
+    compared in blocks: the reliability is the softmax over the best landmark of every block, so that other places compete, and not the
+    neighbours of a landmark on the same object.
+    """
 
-    def __init__(self, config: ModelConfig, descriptor_dim: int, count: int, dense: int = 0) -> None:
+    projection: Tensor
+
+    def __init__(self, config: ModelConfig, descriptor_dim: int, count: int) -> None:
         super().__init__()
         self.config, self.descriptor_dim, self.count = config, descriptor_dim, count
-        self.enter = nn.Linear(descriptor_dim, config.width)
+        self.channels = min(descriptor_dim, config.landmark_channels)
+        if self.channels < descriptor_dim:
+            self.register_buffer("projection", torch.eye(descriptor_dim, self.channels))
+        self.enter = nn.Linear(self.channels, config.width)
         self.blocks = nn.ModuleList(AttentionBlock(config.width, config.heads, config.norm == "layer") for _ in range(config.blocks))
-        self.leave = nn.Linear(config.width, descriptor_dim)
+        self.leave = nn.Linear(config.width, self.channels)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
-        self.landmarks = nn.Parameter(torch.zeros(count, descriptor_dim))
         self.log_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
         self.threshold = nn.Parameter(torch.tensor(INITIAL_THRESHOLD))
-        self.register_buffer("xyz", torch.zeros(count, 3))
-        self.dense = DenseLandmarks(dense, descriptor_dim) if dense else None
+        self.landmarks = LandmarkCodes(count, self.channels)
+
+    @property
+    def xyz(self) -> Tensor:
+        """Coordinates (M, 3) of the landmarks in the scene's unit."""
+        return self.landmarks.xyz
+
+    def landmark_map(self) -> LandmarkMap:
+        """The landmarks as arrays."""
+        return self.landmarks.read(self.projection if self.channels < self.descriptor_dim else None)
+
+    def project(self, descriptors: Tensor) -> Tensor:
+        """Descriptors (..., D) as unit vectors (..., C)."""
+        return functional.normalize(descriptors @ self.projection if self.channels < self.descriptor_dim else descriptors, dim=-1)
 
     def refine(self, descriptors: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Unit descriptors (B, N, D) refined in the context of their image; the same as the input before training."""
-        x = self.enter(descriptors * self.descriptor_dim**0.5)  # unit variance per channel
+        """Unit descriptors (B, N, C) of the keypoints in the context of their image; before training, the given ones as projected."""
+        descriptors = self.project(descriptors)
+        x = self.enter(descriptors * self.channels**0.5)  # unit variance per channel
         key_mask = None if mask is None else mask[:, None, None, :]
         for block in self.blocks:
-            x = block(x, key_mask)
+            x = block(x, key_mask, self.config.context or None)
         return functional.normalize(descriptors + self.leave(x), dim=-1)
 
-    def scores(self, descriptors: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Logits (B, N, M + 1) of the M landmarks and, last, of "no landmark"; for training."""
-        similarity = self.refine(descriptors, mask) @ functional.normalize(self.landmarks, dim=-1).T
+    def scores(self, descriptors: Tensor, chosen: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Logits (B, N, S + 1) of the landmarks `chosen` (S,) and, last, of "no landmark"; for training."""
+        similarity = self.refine(descriptors, mask) @ self.landmarks.directions(chosen).T
         none = self.threshold.expand(*similarity.shape[:-1], 1).to(similarity.dtype)
         return torch.cat([similarity, none], dim=-1) * self.log_scale.exp()
 
@@ -67,18 +88,24 @@ class LandmarkNet(nn.Module):
         """
         refined = self.refine(descriptors, mask).float()
         with torch.autocast(refined.device.type, enabled=False):
-            scores = refined @ (self.log_scale.exp() * functional.normalize(self.landmarks, dim=-1)).T
+            similarity = refined @ self.landmarks.directions().T
             if mask is not None:
-                scores = scores.masked_fill(~mask[..., None], -torch.inf)
-            best = scores.max(dim=-1)
-            mutual = scores.max(dim=1).indices.gather(1, best.indices) == torch.arange(scores.shape[1], device=scores.device)
-            # The sum over all landmarks costs as much as all the rest, and only keypoints that may be used need it.
-            total = best.values.clone()
-            total[mutual] = torch.logsumexp(scores[mutual], dim=-1)
-            others = torch.logaddexp(total, self.threshold * self.log_scale.exp())
-            log_probability = (best.values - others).clamp(max=-1e-6)
-            logit = log_probability - torch.log(-torch.expm1(log_probability))
-        return self.xyz[best.indices], torch.where(mutual, logit, logit + NOT_MUTUAL)
+                similarity = similarity.masked_fill(~mask[..., None], -torch.inf)
+            best = similarity.max(dim=-1).indices
+            mutual = similarity.max(dim=1).indices.gather(1, best) == torch.arange(similarity.shape[1], device=similarity.device)
+            of_blocks = torch.stack([block.amax(dim=-1) for block in similarity.split(BLOCK, dim=-1)], dim=-1)
+            return self.xyz[best], self.logits(of_blocks, mutual)
+
+    def logits(self, similarity: Tensor, mutual: Tensor) -> Tensor:
+        """Reliability logits (...,) from the similarity (..., blocks) of the best landmark of every block, and whether the keypoint is the
+        best one of its landmark in turn.
+        """
+        scale = self.log_scale.exp()
+        scores = similarity * scale
+        others = torch.logaddexp(torch.logsumexp(scores, dim=-1), self.threshold * scale)
+        log_probability = (scores.amax(dim=-1) - others).clamp(max=-1e-6)
+        logit = log_probability - torch.log(-torch.expm1(log_probability))
+        return torch.where(mutual, logit, logit + NOT_MUTUAL)
 
     def reliability(self, u: Tensor) -> Tensor:
         """Probability that the keypoint shows its landmark."""

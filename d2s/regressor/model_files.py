@@ -13,25 +13,27 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from d2s.config import load_recipe
 from d2s.errors import ConfigError, FormatError, InputError, MissingFileError
 from d2s.features.base import LocalFeatures
 from d2s.features.weights import sha256_of
+from d2s.matching.database import Database
 from d2s.regressor.base import ModelInfo
-from d2s.regressor.dense_landmarks import LandmarkMap
+from d2s.regressor.landmark_map import LandmarkMap
 from d2s.regressor.landmarks import LandmarkNet
 from d2s.regressor.network import D2SNet
 from d2s.regressor.pose_field_file import load_pose_field, save_pose_field
 from d2s.regressor.precision import resolve_precision
 from d2s.scene.atomic import atomic_path, read_json, write_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 WEIGHTS, DESCRIPTION, POSE_FIELD = "model.safetensors", "model.json", "pose_field.safetensors"
 
 
 Network = D2SNet | LandmarkNet
-EXACT = ("center", "scale", "xyz", "dense.xyz", "dense.min_similarity", "log_scale", "threshold")
+EXACT = ("center", "scale", "landmarks.xyz", "landmarks.min_similarity", "log_scale", "threshold")
 """Tensors kept in float32: coordinates (a place may lie far from its origin) and single numbers."""
 
 CHECKPOINT_SUFFIXES = (".tar", ".pth", ".pt", ".ckpt")
@@ -51,11 +53,12 @@ class TrainedModel:
             precision = "fp32"
         self.dtype = resolve_precision(precision, self.device)
         self._map: LandmarkMap | None = None
+        self._database: Database | None = None
 
     def landmark_map(self) -> LandmarkMap | None:
         """The landmarks for a second look, None where the network has none."""
-        if self._map is None and isinstance(self.network, LandmarkNet) and self.network.dense is not None:
-            self._map = self.network.dense.read()
+        if self._map is None and isinstance(self.network, LandmarkNet):
+            self._map = self.network.landmark_map()
         return self._map
 
     @torch.inference_mode()
@@ -70,8 +73,19 @@ class TrainedModel:
             )
         descriptors = torch.from_numpy(np.asarray(features.descriptors, dtype=np.float32)).to(self.device)[None]
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            xyz, u = self.network(descriptors)
+            if isinstance(self.network, LandmarkNet) and self.device.type == "cpu":
+                xyz, u = self._compare(self.network, descriptors)
+            else:
+                xyz, u = self.network(descriptors)
         return xyz[0].cpu().numpy(), self.network.reliability(u)[0].cpu().numpy()
+
+    def _compare(self, network: LandmarkNet, descriptors: Tensor) -> tuple[Tensor, Tensor]:
+        """What `network(descriptors)` says about one image, several times faster: CPUs search integers faster than floats."""
+        if self._database is None:
+            self._database = Database(network.landmarks.directions().numpy())
+        found = self._database.nearest(network.refine(descriptors)[0].float().numpy())
+        u = network.logits(torch.from_numpy(found.similarity), torch.from_numpy(found.mutual))
+        return network.xyz[torch.from_numpy(found.index)][None], u[None]
 
 
 def save_model(folder: Path, network: Network, info: ModelInfo, exact: bool = False) -> None:
@@ -105,11 +119,7 @@ def _stored(name: str, tensor: torch.Tensor, exact: bool) -> torch.Tensor:
 
 
 def _landmark_count(network: Network) -> dict[str, int]:
-    return (
-        {"landmarks": network.count, "dense": 0 if network.dense is None else len(network.dense)}
-        if isinstance(network, LandmarkNet)
-        else {}
-    )
+    return {"landmarks": network.count} if isinstance(network, LandmarkNet) else {}
 
 
 def load_model(path: Path, device: str | torch.device = "cpu", precision: str = "auto") -> TrainedModel:
@@ -160,9 +170,8 @@ def _from_description(value: Any, path: Path) -> tuple[Network, ModelInfo]:
         network = dict(value["network"])
         descriptor_dim = network.pop("descriptor_dim")
         landmarks = network.pop("landmarks")  # their true number, which may be below what a recipe may ask for
-        dense = network.pop("dense", 0)
         config = load_recipe(None, (), {f"model.{key}": _tuple(entry) for key, entry in network.items()}).model
-        made = LandmarkNet(config, descriptor_dim, landmarks, dense) if config.model == 3 else D2SNet(config, descriptor_dim)
+        made = LandmarkNet(config, descriptor_dim, landmarks) if config.model == 3 else D2SNet(config, descriptor_dim)
         return made, _info(value["info"])
     except (KeyError, TypeError, RuntimeError, ConfigError) as error:
         raise FormatError(f"{path} is damaged ({type(error).__name__}: {' '.join(str(error).split())}).", "Train again.") from None

@@ -39,12 +39,15 @@ class AttentionBlock(nn.Module):
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.bias)
 
-    def forward(self, x: Tensor, key_mask: Tensor | None) -> Tensor:
-        """X (B, N, C); key_mask (B, 1, 1, N) True where a keypoint is real, or None when all are."""
+    def forward(self, x: Tensor, key_mask: Tensor | None, context: int | None = None) -> Tensor:
+        """X (B, N, C); key_mask (B, 1, 1, N) True where a keypoint is real, or None when all are. All attend to the first `context`."""
         batch, count, width = x.shape
+        seen = x[:, :context]
         q, k, v = (
-            layer(x).view(batch, count, self.heads, width // self.heads).transpose(1, 2) for layer in (self.query, self.key, self.value)
+            layer(of).view(batch, -1, self.heads, width // self.heads).transpose(1, 2)
+            for layer, of in ((self.query, x), (self.key, seen), (self.value, seen))
         )
+        key_mask = None if key_mask is None else key_mask[..., :context]
         attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=key_mask)
         message = self.merge(attended.transpose(1, 2).reshape(batch, count, width))
         return x + self.mlp(torch.cat([x, message], dim=-1))

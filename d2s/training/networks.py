@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from d2s.config import Recipe
 from d2s.geometry.torch_camera import TorchCameras
-from d2s.regressor.dense_landmarks import count_for
+from d2s.regressor.landmark_map import principal_directions, spatial_order
 from d2s.regressor.landmarks import LandmarkNet, select_landmarks
 from d2s.regressor.model_files import Network
 from d2s.regressor.network import D2SNet
@@ -40,14 +40,12 @@ def make_network(recipe: Recipe, data: TrainingSet) -> Network:
 def _landmark_network(recipe: Recipe, data: TrainingSet) -> LandmarkNet:
     """Landmarks with the mean descriptor and the coordinate of their SfM points."""
     chosen = _chosen_points(recipe.model.landmarks, data)
-    dense = _chosen_points(count_for(recipe.model.dense_mb, data.descriptor_dim), data)
-    network = LandmarkNet(recipe.model, data.descriptor_dim, len(chosen), len(dense))
+    network = LandmarkNet(recipe.model, data.descriptor_dim, len(chosen))
     descriptors, xyz = _means(chosen, data)
-    network.landmarks.data.copy_(descriptors)
-    network.xyz.copy_(xyz)
-    if network.dense is not None:
-        descriptors, xyz = _means(dense, data)
-        network.dense.fill(descriptors, xyz, _least_similarity(dense, descriptors, data))
+    if network.channels < network.descriptor_dim:
+        network.projection.copy_(principal_directions(descriptors, network.channels))
+    descriptors = network.project(descriptors)
+    network.landmarks.fill(descriptors, xyz, _least_similarity(network, chosen, descriptors, data))
     return network
 
 
@@ -67,25 +65,29 @@ def _landmark_of_row(chosen: Tensor, data: TrainingSet) -> Tensor:
     return torch.where(data.valid, _landmark_of_point(chosen, data.num_points)[data.point.clamp(min=0)], -1)
 
 
-def _least_similarity(chosen: Tensor, descriptors: Tensor, data: TrainingSet) -> float:
+def _least_similarity(network: LandmarkNet, chosen: Tensor, descriptors: Tensor, data: TrainingSet) -> float:
     """The similarity that all but a few keypoints of the mapping images have with their own landmark."""
     landmark = _landmark_of_row(chosen, data)
     found = []
     for image in range(0, data.num_real, max(1, data.num_real // SAMPLED_IMAGES)):
         rows = landmark[image] >= 0
-        own = functional.normalize(data.descriptors[image, rows].float(), dim=-1)
+        own = network.project(data.descriptors[image, rows].float())
         found.append((own * descriptors[landmark[image, rows]]).sum(dim=-1))
     return float(torch.cat(found).quantile(DISSIMILAR))
 
 
 def _chosen_points(count: int, data: TrainingSet) -> Tensor:
-    """At most `count` SfM points that become landmarks: a pure function of the data, so a resumed run finds the same ones.
+    """At most `count` SfM points that become landmarks, neighbours in space together: a pure function of the data, so a resumed run finds
+    the same ones.
 
     Extra images have no say: every stage may add others, and the landmarks must stay.
     """
     image, row = torch.nonzero(data.valid[: data.num_real], as_tuple=True)
-    points = select_landmarks(image.numpy(), data.point[image, row].numpy(), data.num_real, data.num_points, count)
-    return torch.from_numpy(points)
+    point = data.point[image, row]
+    points = select_landmarks(image.numpy(), point.numpy(), data.num_real, data.num_points, count)
+    xyz = np.zeros((data.num_points, 3))
+    xyz[point.numpy()] = data.xyz[image, row].numpy()
+    return torch.from_numpy(points[spatial_order(xyz[points])])
 
 
 def _landmark_of_point(chosen: Tensor, points: int) -> Tensor:
@@ -110,7 +112,7 @@ def _landmarks_by_place(network: LandmarkNet, data: TrainingSet) -> Tensor:
 def make_objective(recipe: Recipe, data: TrainingSet, network: Network, device: torch.device) -> Objective:
     """What the recipe minimises for this network."""
     if isinstance(network, LandmarkNet):
-        return LandmarkObjective(recipe.loss, network, _landmarks_by_place(network, data).to(device))
+        return LandmarkObjective(recipe.loss, network, _landmarks_by_place(network, data).to(device), recipe.training)
     cameras = TorchCameras(list(data.cameras)).to(device)
     return RegressionObjective(recipe.loss, network, cameras, data.statistics()[1].to(device))
 

@@ -8,19 +8,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from d2s.config import LossConfig
+from d2s.config import LossConfig, TrainingConfig
 from d2s.geometry.torch_camera import TorchCameras
 from d2s.regressor import losses
 from d2s.regressor.landmarks import LandmarkNet
 from d2s.regressor.network import D2SNet
 from d2s.training.data import Batch
+from d2s.training.draws import step_generator
 
 
 class Objective(Protocol):
     """Loss terms of one step, already weighted: "map", "reliability" and, when it applies, "reprojection"."""
 
-    def __call__(self, batch: Batch, mask: Tensor | None, progress: float, stage: int) -> dict[str, Tensor]:
-        """`mask` is the batch's mask, or None when all rows are real; called inside autocast."""
+    def __call__(self, batch: Batch, mask: Tensor | None, progress: float, stage: int, step: int = 0) -> dict[str, Tensor]:
+        """`mask` is the batch's mask, or None when all rows are real; `step` counts all stages' steps; called inside autocast."""
         ...
 
 
@@ -34,7 +35,7 @@ class RegressionObjective:
     def __init__(self, config: LossConfig, network: D2SNet, cameras: TorchCameras, scale: Tensor) -> None:
         self.config, self.network, self.cameras, self.scale = config, network, cameras, scale
 
-    def __call__(self, batch: Batch, mask: Tensor | None, progress: float, stage: int) -> dict[str, Tensor]:
+    def __call__(self, batch: Batch, mask: Tensor | None, progress: float, stage: int, step: int = 0) -> dict[str, Tensor]:
         """Map, reliability and reprojection loss; everything after the network in float32."""
         config = self.config
         xyz, u = self.network(batch.descriptors, mask)
@@ -71,19 +72,33 @@ class RegressionObjective:
 
 
 class LandmarkObjective:
-    """Cross entropy of model 3: keypoints that show a landmark should name it, the others should name none."""
+    """Cross entropy of model 3: keypoints that show a landmark should name it, the others should name none.
 
-    def __init__(self, config: LossConfig, network: LandmarkNet, landmark_of_point: Tensor) -> None:
-        self.config, self.network, self.landmark_of_point = config, network, landmark_of_point
+    A step compares with `landmarks_per_step` landmarks: those that its keypoints show, and others at random.
+    """
 
-    def __call__(self, batch: Batch, mask: Tensor | None, progress: float, stage: int) -> dict[str, Tensor]:
+    def __init__(self, config: LossConfig, network: LandmarkNet, landmark_of_point: Tensor, training: TrainingConfig) -> None:
+        self.config, self.network, self.landmark_of_point, self.training = config, network, landmark_of_point, training
+
+    def __call__(self, batch: Batch, mask: Tensor | None, progress: float, stage: int, step: int = 0) -> dict[str, Tensor]:
         """Both kinds of keypoints count as a weighted mean of their own, whatever their numbers in the batch."""
-        none = self.network.count
         landmark = self.landmark_of_point[batch.point.clamp(min=0)]
         shows = batch.valid & (landmark >= 0)
-        target = torch.where(shows, landmark, none)
-        scores = self.network.scores(batch.descriptors, mask)
+        chosen, place = self._choose(landmark[shows], step)
+        target = torch.where(shows, place[landmark.clamp(min=0)], len(chosen))
+        scores = self.network.scores(batch.descriptors, chosen, mask)
         entropy = functional.cross_entropy(scores.flatten(0, 1).float(), target.flatten(), reduction="none").view_as(target)
         kinds = {"map": shows * batch.weight, "reliability": (batch.mask & ~shows) * batch.weight}
         coefficients = {"map": self.config.coef_map, "reliability": self.config.coef_reliability}
         return {name: coefficients[name] * (entropy * rows).sum() / rows.sum().clamp(min=1) for name, rows in kinds.items()}
+
+    def _choose(self, shown: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Landmarks (S,) to compare with, all `shown` ones among them, and the place (M,) of each landmark there, -1 for the others."""
+        count, generator = self.network.count, step_generator(self.training.seed, "landmarks", step)
+        order = torch.randperm(count, generator=generator).to(shown.device)
+        first = torch.ones(count, dtype=torch.bool, device=shown.device)
+        first[shown] = False
+        chosen = order[torch.argsort(first[order], stable=True)][: max(self.training.landmarks_per_step, int((~first).sum()))]
+        place = torch.full((count,), -1, dtype=torch.long, device=shown.device)
+        place[chosen] = torch.arange(len(chosen), device=shown.device)
+        return chosen, place

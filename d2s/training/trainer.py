@@ -124,7 +124,7 @@ class Trainer:
         """The weighted terms of the loss."""
         mask = None if bool(batch.mask.all()) else batch.mask
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            return self.objective(batch, mask, progress, self.state.stage)
+            return self.objective(batch, mask, progress, self.state.stage, self.state.total_steps)
 
     def _log_step(self, loss: Tensor, terms: dict[str, Tensor], rate: float) -> None:
         """The only place that reads losses back from the device: once every print_freq steps."""

@@ -123,7 +123,7 @@ def test_an_environment_without_python_is_refused_in_one_line(project: Project, 
 def requirements_of(folder: Path, installed: str, *extras: str) -> subprocess.CompletedProcess[str]:
     """What scripts/requirements.py prints where `d2s` and another distribution are installed."""
     metadata = {
-        "d2s-1.0.dist-info": 'Name: d2s\nVersion: 1.0\nProvides-Extra: dev\nProvides-Extra: all\nRequires-Dist: numpy>=1\n'
+        "d2s-1.0.dist-info": "Name: d2s\nVersion: 1.0\nProvides-Extra: dev\nProvides-Extra: all\nRequires-Dist: numpy>=1\n"
         'Requires-Dist: opencv-python-headless>=4\nRequires-Dist: pytest>=8; python_version >= "3" and extra == "dev"\n'
         'Requires-Dist: ruff; extra == "dev"\nRequires-Dist: d2s[dev]; extra == "all"\n',
         f"{installed.replace('-', '_')}-4.9.dist-info": f"Name: {installed}\nVersion: 4.9\n",

@@ -70,9 +70,7 @@ def _absent() -> list[tuple[str, None, str, str]]:
     return [(name, None, f"licence {name}", f"get {name}") for name in sorted(names)]
 
 
-def test_a_missing_package_is_named_with_its_remedy_and_exits_with_1(
-    installed: dict[str, str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_package_is_named_with_its_remedy_and_exits_with_1(installed: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     del installed["numpy"]
     assert cli.main(["doctor"]) == 1
     assert "missing: numpy: pip install 'numpy>=1.24'" in capsys.readouterr().out

@@ -75,8 +75,7 @@ def info(**values):
 
 def landmark_model(made, count=POINTS):
     network = LandmarkNet(ModelConfig(model=3, width=16, heads=2, blocks=1, norm="layer", reliability="sigmoid"), DIM, count)
-    network.landmarks.data.copy_(torch.from_numpy(look()[:count]))
-    network.xyz.copy_(torch.from_numpy(made.xyz[:count]))
+    network.landmarks.fill(torch.from_numpy(look()[:count]), torch.from_numpy(made.xyz[:count]))
     return TrainedModel(network, info(reliability_threshold=0.3), precision="fp32")
 
 

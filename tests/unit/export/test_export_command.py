@@ -30,8 +30,7 @@ INFO = ModelInfo("made", "place", "metres", SETTINGS, 60, 0.3, bounds=((-1.2, -0
 def model(made):
     """The folder of a model 3 whose landmarks are the points of the scene."""
     network = LandmarkNet(ModelConfig(model=3, width=16, heads=2, blocks=1, norm="layer", reliability="sigmoid"), DIM, POINTS)
-    network.landmarks.data.copy_(torch.from_numpy(look()))
-    network.xyz.copy_(torch.from_numpy(made.xyz))
+    network.landmarks.fill(torch.from_numpy(look()), torch.from_numpy(made.xyz))
     save_model(made.root / "model", network, INFO)
     return made.root / "model"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from d2s.features.base import LocalFeatures
 from d2s.geometry import pose
@@ -14,7 +13,7 @@ from d2s.localization.guided import refine_by_map
 from d2s.localization.localizer import Localizer
 from d2s.localization.table import make_estimator
 from d2s.regressor.base import ModelInfo
-from d2s.regressor.dense_landmarks import DenseLandmarks, LandmarkMap, count_for, quantise
+from d2s.regressor.landmark_map import LandmarkMap
 
 CAMERA = parse_camera("SIMPLE_RADIAL 640 480 500 320 240 -0.05")
 TRUE = motion(np.array([0.1, -0.2, 0.05, 0.3, -0.1, 0.4]))
@@ -102,15 +101,3 @@ def test_localizer_looks_again(with_field: bool) -> None:
     assert (again.used | ~again.inliers).all()
     distance = pose.pose_error(again.cam_from_world, again.cam_from_map)[0]
     assert distance == pytest.approx(0.5 if with_field else 0.0, abs=1e-6)
-
-
-def test_codes_keep_directions_and_fit_their_budget() -> None:
-    generator = torch.Generator().manual_seed(0)
-    descriptors = torch.nn.functional.normalize(torch.randn(500, 128, generator=generator), dim=-1)
-    assert quantise(descriptors).dtype == torch.int8
-    dense = DenseLandmarks(500, 128)
-    dense.fill(descriptors, torch.randn(500, 3, generator=generator), 0.7)
-    read = dense.read()
-    assert (read.descriptors * descriptors.numpy()).sum(axis=1).min() > 0.999
-    assert read.min_similarity == pytest.approx(0.7)
-    assert count_for(3, 128) * (128 + 12) <= 3e6 < (count_for(3, 128) + 1) * (128 + 12)

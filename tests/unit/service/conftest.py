@@ -45,7 +45,7 @@ def model_folder(folder: Path, **info: Any) -> Path:
         "bounds": [[0, 0, 0], [1, 2, 3]],
         "cameras": [CAMERA],
     }
-    (folder / "model.json").write_text(json.dumps({"format_version": 1, "info": described | info}))
+    (folder / "model.json").write_text(json.dumps({"format_version": 2, "info": described | info}))
     return folder
 
 
