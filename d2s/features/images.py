@@ -52,7 +52,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
                 return int(image.width), int(image.height)
     except FileNotFoundError:
         raise MissingFileError(f"Image {path} does not exist.") from None
-    except (UnidentifiedImageError, SyntaxError, ValueError, OSError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError, OSError) as error:
         if isinstance(error, IsADirectoryError | PermissionError):
             raise InputError(f"Image {path} cannot be read: {error.strerror}.") from None
         raise FormatError(f"Image {path} is not an image that can be read.", REMEDY) from None

@@ -172,5 +172,5 @@ def test_nothing_to_read(tmp_path, write_image):
     with pytest.raises(InputError, match="No training image is left"):
         load(AdapterOptions(tmp_path))
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff broken")
-    with pytest.raises(FormatError, match="broken.jpg is not a readable image"):
+    with pytest.raises(FormatError, match="broken.jpg is not an image"):
         load(AdapterOptions(tmp_path))
