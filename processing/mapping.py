@@ -31,14 +31,14 @@ from processing.adapters.table import load_source
 from processing.own_photos.available import best_feature
 from processing.own_photos.held_out import SHARE, capture_order, held_out
 from processing.own_photos.kinds import KINDS, MIN_PHOTOS, Given, find_kind
-from processing.own_photos.outcome import RUN, finish
+from processing.own_photos.outcome import HELD_OUT, RUN, finish
 from processing.own_photos.video import extract_frames
 from processing.preprocessing import add_scale_argument
 from processing.stages import Stages
 
 logger = logging.getLogger(__name__)
 
-FRAMES, SCENES, CHECK, HELD_OUT = "frames", "scene", "check", "held_out.txt"
+FRAMES, SCENES, CHECK = "frames", "scene", "check"
 OUTPUTS = ("map.json", "model", FRAMES, SCENES, CHECK, RUN, HELD_OUT, "stages.json")
 FEW_PHOTOS = 20
 

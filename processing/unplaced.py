@@ -11,6 +11,7 @@ FEW_KEYPOINTS = 200
 FEW_MATCHES = 30
 """Verified matches with any placed photo below which a photo counts as seeing something else; COLMAP wants 30 visible points."""
 NAMED = 3
+ELSEWHERE = "part of another group of photos that does not connect with the map"
 
 
 def why_unplaced(names: Sequence[str], keypoints: Mapping[str, int], found: Reconstructed) -> dict[str, str]:
@@ -24,7 +25,7 @@ def _why(name: str, keypoints: int, part: Sequence[str], placed: set[str], verif
     if keypoints < FEW_KEYPOINTS:
         return f"only {keypoints} keypoints: blurred, dark or without texture"
     if part:
-        return f"belongs to another part, {named(part)}, that does not connect with the map"
+        return f"{ELSEWHERE} ({named(part)})"
     count, best = best_match(name, placed, verified)
     if best is None:
         return "shows nothing that any placed photo shows"

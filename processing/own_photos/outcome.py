@@ -18,14 +18,15 @@ from processing.own_photos.scale_words import scale_sentence
 from processing.own_photos.verdict import Facts, advice, headline, report_lines, weak_parts
 from processing.sfm.model_files import read_model
 
-MAP, MODEL, RUN = "map.json", "model", "run"
+MAP, MODEL, RUN, HELD_OUT = "map.json", "model", "run", "held_out.txt"
 FORMAT_VERSION = 1
 
 
 def finish(out: Path, scene_dir: Path, check: Path, about: Mapping[str, Any]) -> list[str]:
     """Write `map.json` and publish the model; gives what to tell the user, line by line."""
     scene, report = Scene.load(scene_dir), read_json(scene_dir / "report.json")
-    facts = gather(scene, scene_dir, check, report)
+    listed = out / HELD_OUT
+    facts = gather(scene, scene_dir, check, report, listed.read_text(encoding="utf-8").split("\n") if listed.is_file() else ())
     weak, scale = weak_parts(facts), scale_sentence(scene, report["sfm"].get("world") or {})
     publish_model(out)
     metrics = read_json(check / METRICS) if facts.scores else {}
@@ -33,10 +34,11 @@ def finish(out: Path, scene_dir: Path, check: Path, about: Mapping[str, Any]) ->
     return ["", *report_lines(facts, weak, scale), "", *_where(out, facts)]
 
 
-def gather(scene: Scene, scene_dir: Path, check: Path, report: Mapping[str, Any]) -> Facts:
+def gather(scene: Scene, scene_dir: Path, check: Path, report: Mapping[str, Any], held_out: Sequence[str] = ()) -> Facts:
     """What the finished stages know."""
     dropped = {image["name"]: image["reason"] for image in report["images"]["dropped"]}
-    ordered = capture_order(scene.image_dir, [image.name for image in scene.images])
+    lost = [name for name in dropped if (scene.image_dir / name).is_file()]
+    ordered = capture_order(scene.image_dir, [*(image.name for image in scene.images), *lost])
     whole = scene_dir / "sfm_all"  # with the held-out photos: a gap that we made ourselves is no weakness of the photos
     model = read_model(whole if whole.is_dir() else scene_dir / "sfm")
     in_model = {image.name for image in model.images.values()}
@@ -48,7 +50,7 @@ def gather(scene: Scene, scene_dir: Path, check: Path, report: Mapping[str, Any]
         links=weak_links(shared_points(model, linked), linked),
         dropped=dropped,
         ordered=ordered,
-        given=len(scene.images) + len(dropped),
+        held_out=held_out,
     )
 
 
@@ -93,7 +95,7 @@ def _content(
             **{key: metrics.get(key) for key in ("median_t", "median_t_relative", "median_r_deg", "map_bytes", "train_seconds", "ms")},
         },
         "weak": [dict(entry) for entry in weak],
-        "advice": advice(weak, facts.dropped),
+        "advice": advice(weak, facts),
         "stages": dict(report["seconds"]),
         "model": MODEL,
         "report": f"check/{REPORT}" if facts.scores else None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +13,14 @@ from d2s.evaluation import wording
 from d2s.evaluation.score import METRES, Score, scene_extent
 from d2s.scene.manifest import Scene
 from processing.own_photos.links import Link
-from processing.unplaced import named
+from processing.unplaced import ELSEWHERE, named
 
 GOOD_T_M, GOOD_T_SHARE, GOOD_R_DEG = 0.05, 0.01, 5.0
 """A photo is localized well within 5 cm, or 1 % of the extent of the path where that is more or there are no metres, and 5 degrees."""
 WELL, PARTLY = 0.9, 0.6
 """Shares of held-out photos localized well, from which a place counts as localized well, or partly."""
+COVERED = 0.8
+"""Share of the photos that must be placed for the map to count as one of the whole place."""
 FEW_LABELS, FEW_LABELS_SHARE = 100, 0.25
 """A photo has little to hold on to below this many labelled keypoints, or below this share of what is typical."""
 MOST_ADVICE = 8
@@ -27,7 +28,9 @@ MOST_ADVICE = 8
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known after the self-check. `ordered`: all placed photos as they were taken; `labels`: of each mapping photo."""
+    """What is known after the self-check. `ordered`: all photos as they were taken, placed or not; `labels`: of each
+    mapping photo; `held_out`: the photos to test on, of which some may not be placed.
+    """
 
     scene: Scene
     scores: Sequence[Score]
@@ -35,7 +38,12 @@ class Facts:
     links: Sequence[Link]
     dropped: Mapping[str, str]
     ordered: Sequence[str]
-    given: int
+    held_out: Sequence[str] = ()
+
+    @property
+    def given(self) -> int:
+        """Photos that there were."""
+        return len(self.scene.images) + len(self.dropped)
 
     @property
     def extent(self) -> float:
@@ -57,14 +65,22 @@ def headline(facts: Facts) -> list[str]:
     """How well this place can be localized."""
     if not facts.scores:
         return ["No photo was held out, so nothing is known about how well new photos are localized."]
+    untested = [name for name in facts.held_out if name in facts.dropped]
     found, good = sum(score.success for score in facts.scores), sum(map(facts.good, facts.scores))
     count, share = len(facts.scores), good / len(facts.scores)
     how = "well" if share >= WELL else "in parts" if share >= PARTLY else "badly"
     error = f"Typical error {_typical(facts)}; " if found else ""
     return [
-        f"This place can be localized {how}.",
+        f"This place can be localized {how}." + _coverage(facts),
         f"{error}{found} of {count} held-out photos found, {good} of them within {_tolerance(facts)}.",
+        *([f"{len(untested)} more could not be tested: their true position is unknown ({named(untested)})."] if untested else []),
     ]
+
+
+def _coverage(facts: Facts) -> str:
+    """A warning where much of what was photographed is not in the map."""
+    placed = len(facts.scene.images)
+    return f" But the map has {placed} of the {facts.given} photos only." if placed < COVERED * facts.given else ""
 
 
 def _typical(facts: Facts) -> str:
@@ -120,7 +136,7 @@ def _loose(facts: Facts) -> list[dict[str, Any]]:
 def _bare(facts: Facts) -> list[dict[str, Any]]:
     counts = facts.labels
     limit = max(FEW_LABELS, FEW_LABELS_SHARE * float(np.median(list(counts.values())))) if counts else 0
-    names = [name for name in facts.ordered if counts.get(name, math.inf) < limit]
+    names = [name for name in facts.ordered if (counts.get(name) or 0) < limit and name in counts]
     if not names:
         return []
     problem = f"{named(names)}: few points to hold on to (down to {min(counts[name] for name in names)} in a photo)"
@@ -134,7 +150,7 @@ def _weak(photos: Sequence[str], problem: str, advice: str) -> dict[str, Any]:
 def _around(name: str, facts: Facts) -> str:
     """Where to add photos so that one like this is found: between the mapping photos before and after it."""
     mapped = {image.name for image in facts.scene.split("train")}
-    at = facts.ordered.index(name)
+    at = list(facts.ordered).index(name)
     before = next((other for other in reversed(facts.ordered[:at]) if other in mapped), None)
     after = next((other for other in facts.ordered[at + 1 :] if other in mapped), None)
     if before and after:
@@ -142,11 +158,19 @@ def _around(name: str, facts: Facts) -> str:
     return f"add photos around {before or after or name}"
 
 
-def advice(weak: Sequence[Mapping[str, Any]], dropped: Mapping[str, str]) -> list[str]:
+def advice(weak: Sequence[Mapping[str, Any]], facts: Facts) -> list[str]:
     """Which photos to add, each place once, the most urgent first."""
-    wanted = list(dict.fromkeys(entry["advice"] for entry in weak))
-    if any("another part" in reason for reason in dropped.values()):
-        wanted.insert(0, "add photos that lead from the map to the photos of the other part, so that both connect")
+    return list(dict.fromkeys([*_bridges(facts), *(str(entry["advice"]) for entry in weak)]))
+
+
+def _bridges(facts: Facts) -> list[str]:
+    """Where the map and the groups of photos that do not connect with it come closest, in the order of the photos."""
+    placed = {image.name for image in facts.scene.images}
+    wanted = []
+    for before, after in zip(facts.ordered, facts.ordered[1:], strict=False):
+        elsewhere = [name for name in (before, after) if facts.dropped.get(name, "").startswith(ELSEWHERE)]
+        if len(elsewhere) == 1 and (before in placed) != (after in placed):
+            wanted.append(f"add photos between {before} and {after}: the views on both sides do not overlap enough")
     return wanted
 
 
@@ -164,7 +188,7 @@ def report_lines(facts: Facts, weak: Sequence[Mapping[str, Any]], scale: str) ->
         lines += ["", "Photos without a place in the map:", *_bullets(dropped_lines(facts.dropped))]
     if weak:
         lines += ["", "Weak parts:", *_bullets([str(entry["problem"]) for entry in weak])]
-    wanted = advice(weak, facts.dropped)
+    wanted = advice(weak, facts)
     lines += ["", "To make it better:", *_bullets(wanted)] if wanted else ["", "No weak part was found."]
     return lines
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,7 +33,8 @@ REMEDY = "Take more photos, with at least two thirds of overlap from one to the 
 class Reconstructed:
     """The largest model of the photos, and how many models there were.
 
-    `verified`: matches of each pair of photos that COLMAP's two-view geometry explains. `parts`: photos of the other models.
+    `verified`: matches of each pair of photos that COLMAP's two-view geometry explains. `parts`: photos of the other models that are in no
+    larger one.
     """
 
     model: pycolmap.Reconstruction
@@ -80,8 +81,21 @@ def reconstruct(
     if not models:
         raise ReconstructionError(_no_model(len(scene.images), matches, verified), REMEDY)
     ranked = sorted(models.values(), key=lambda model: -model.num_reg_images())
-    parts = tuple(tuple(sorted(image.name for image in model.images.values() if image.has_pose)) for model in ranked[1:])
-    return Reconstructed(ranked[0], len(models), verified, parts)
+    return Reconstructed(ranked[0], len(models), verified, _other_parts(ranked))
+
+
+def _other_parts(ranked: Sequence[pycolmap.Reconstruction]) -> tuple[tuple[str, ...], ...]:
+    """Photos of each model that are in no larger one, of the models after the first that have such photos."""
+    parts, seen = [], _placed_names(ranked[0])
+    for model in ranked[1:]:
+        names = _placed_names(model)
+        parts.append(tuple(sorted(names - seen)))
+        seen |= names
+    return tuple(part for part in parts if part)
+
+
+def _placed_names(model: pycolmap.Reconstruction) -> set[str]:
+    return {image.name for image in model.images.values() if image.has_pose}
 
 
 def _no_model(photos: int, matches: Matches, verified: Mapping[Pair, int]) -> str:
