@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("d2s.commands.train", "learn a scene"),
     "watch": ("d2s.commands.watch", "show a training in Visdom, while it goes on or afterwards"),
     "eval": ("d2s.commands.eval", "localize the test images of a scene and report how well it went"),
+    "report": ("d2s.commands.report", "draw the page of an evaluation again, from its files"),
     "localize": ("d2s.commands.localize", "pose of single images"),
     "serve": ("d2s.commands.serve", "poses over HTTP: post a photo, get its pose; a page to try it with"),
     "export": ("d2s.commands.export", "scene or learnt map for COLMAP, nerfstudio and PLY viewers; public checkpoints as models"),

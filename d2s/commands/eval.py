@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,13 @@ from d2s.commands.options import add_min_confidence, flag
 from d2s.config import find_recipe, load_recipe
 from d2s.errors import InputError, MissingFileError
 from d2s.evaluation import wording
-from d2s.evaluation.evaluation import METRICS, REPORT, clear_scores, evaluate_folder
+from d2s.evaluation.comparison import FOLDER as MATCHING
+from d2s.evaluation.comparison import save_comparison
+from d2s.evaluation.evaluation import REPORT, clear_scores, evaluate_folder, metrics_before
+from d2s.evaluation.matching_baseline import MAX_ERROR, matching_results
+from d2s.evaluation.model_parts import model_parts
 from d2s.evaluation.predict import live, predict, save, stored
+from d2s.evaluation.report_data import landmarks_of
 from d2s.evaluation.sweep import RANKINGS, SweepEntry, best_entry, ranking_tolerance, sweep_checkpoint, sweep_table
 from d2s.features.table import is_foreign
 from d2s.localization.localizer import Localizer
@@ -24,7 +30,7 @@ from d2s.localization.result import LocalizationResult
 from d2s.localization.table import DEFAULT_ESTIMATOR, ESTIMATORS, make_estimator
 from d2s.regressor.model_files import is_checkpoint_file, load_model, model_bytes
 from d2s.regressor.published import load_published
-from d2s.scene.atomic import read_json, write_text
+from d2s.scene.atomic import write_text
 from d2s.scene.feature_store import FeatureReader
 from d2s.scene.manifest import Scene
 from d2s.training.run_dir import RunDir, default_run_name
@@ -43,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=None, metavar="DIR", help="where the results go (default: LOG_DIR/NAME/eval)")
     flag(parser, "--eval_train", False, "also localize the mapping images, from their stored features (results in OUT/train)")
     flag(parser, "--stored_features", False, "localize the test images from the scene's features.h5, where hloc extracted them too")
+    flag(parser, "--compare_matching", False, "localize the test images by matching with the mapping images, too, and report both")
     flag(parser, "--score_only", False, "localize nothing: score the results.txt that is in OUT already")
 
 
@@ -106,7 +113,10 @@ def run(args: argparse.Namespace) -> int:
     if not scene.split("test"):
         raise InputError(f"{folder} has no test images.", "Preprocess again with --list_test.")
     if args.score_only:
-        _show("test", evaluate_folder(out, scene, scene.split("test"), _about_before(out)), out)
+        about = {**metrics_before(out), "split": "test", "scene_dir": str(folder)}
+        if args.compare_matching:
+            _compare(args, scene, folder, out)
+        _show("test", evaluate_folder(out, scene, scene.split("test"), about), out)
         return 0
     choose_device(args.cudaid)
     path, threshold = _choose_model(args, run_dir, scene, folder, out)
@@ -207,7 +217,10 @@ def _evaluate_test(localizer: Localizer, scene: Scene, path: Path, args: argpars
     results = _predict_test(localizer, scene, folder_of(args), args.stored_features)
     clear_scores(out)
     save(out, results)
-    _show("test", evaluate_folder(out, scene, images, _about(localizer, path, "test", args), results), out)
+    if args.compare_matching:
+        _compare(args, scene, folder_of(args), out)
+    about = _about(localizer, path, "test", args)
+    _show("test", evaluate_folder(out, scene, images, about, results, landmarks_of(localizer.regressor)), out)
 
 
 def _predict_test(localizer: Localizer, scene: Scene, folder: Path, from_store: bool) -> dict[str, LocalizationResult]:
@@ -228,7 +241,17 @@ def _evaluate_train(localizer: Localizer, scene: Scene, path: Path, args: argpar
         results = predict(images, stored(localizer, scene, reader))
     clear_scores(out)
     save(out, results)
-    _show("train", evaluate_folder(out, scene, images, _about(localizer, path, "train", args), results), out)
+    about = _about(localizer, path, "train", args)
+    _show("train", evaluate_folder(out, scene, images, about, results, landmarks_of(localizer.regressor)), out)
+
+
+def _compare(args: argparse.Namespace, scene: Scene, folder: Path, out: Path) -> None:
+    """Localize the same images by matching, too, for the report."""
+    logger.info("Localizing them by matching with the mapping images, to compare.")
+    estimator = make_estimator(args.pnp, MAX_ERROR if args.max_error is None else args.max_error)
+    with tempfile.TemporaryDirectory(dir=out) as cache:
+        results, size = matching_results(folder, scene, scene.split("test"), Path(cache) / FEATURES, estimator, args.weights)
+    save_comparison(out / MATCHING, results, size)
 
 
 def _about(localizer: Localizer, path: Path, split: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -237,6 +260,7 @@ def _about(localizer: Localizer, path: Path, split: str, args: argparse.Namespac
     return {
         "split": split,
         "map_bytes": model_bytes(path),
+        "map_parts": model_parts(path),
         "train_seconds": info.train_seconds or None,  # a public checkpoint does not say
         "features": info.features.get("name", ""),
         "num_keypoints": info.num_keypoints,
@@ -246,27 +270,9 @@ def _about(localizer: Localizer, path: Path, split: str, args: argparse.Namespac
         "min_confidence": localizer.judge.least,
         "seed": info.seed,
         "model": str(path),
+        "scene_dir": str(folder_of(args)),
         "device": str(choose_device(args.cudaid)),
     }
-
-
-def _about_before(out: Path) -> dict[str, Any]:
-    """What an earlier evaluation in the same folder said about the model; unknown for poses of another program."""
-    names = (
-        "map_bytes",
-        "train_seconds",
-        "features",
-        "num_keypoints",
-        "pnp",
-        "max_error",
-        "reliability_threshold",
-        "min_confidence",
-        "seed",
-        "model",
-        "device",
-    )
-    before = read_json(out / METRICS) if (out / METRICS).is_file() else {}
-    return {"split": "test", **{name: before.get(name) for name in names}}
 
 
 def _show(split: str, metrics: Mapping[str, Any], out: Path) -> None:

@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from d2s.errors import InputError
 from d2s.evaluation.predict import failed, predict
 from d2s.features.base import LocalFeatures
 from d2s.features.extraction import extract_all
+from d2s.features.images import read_image
 from d2s.features.table import extractor_from_settings, is_foreign
 from d2s.localization.base import PoseEstimate, PoseEstimator
 from d2s.localization.result import LocalizationResult
@@ -91,17 +93,23 @@ def _result(
 
 
 def matching_results(
-    folder: Path, scene: Scene, images: Sequence[SceneImage], cache: Path, estimator: PoseEstimator | None = None
+    folder: Path,
+    scene: Scene,
+    images: Sequence[SceneImage],
+    cache: Path,
+    estimator: PoseEstimator | None = None,
+    weights: Path | None = None,
 ) -> tuple[dict[str, LocalizationResult], int]:
     """Results by image name, and the bytes of the map, for images of a preprocessed scene.
 
     The queries' features are kept in `cache`; where only another program can extract them, those of the scene's feature file are used.
+    An image that cannot be read is a failed query. `weights`: file of the feature network, where it is not found by itself.
     """
     localizer = MatchingLocalizer(load_training_set(folder, scene), estimator)
     if is_foreign(scene.features["settings"]):
         cache = folder / FEATURES
     else:
-        extract_queries(scene, images, cache)
+        extract_queries(scene, [image for image in images if _is_readable(scene.path(image))], cache, weights)
     with FeatureReader(cache) as queries:
         return predict(images, _locate(localizer, scene, queries)), localizer.map_bytes
 
@@ -115,13 +123,21 @@ def _locate(localizer: MatchingLocalizer, scene: Scene, queries: FeatureReader) 
     return locate
 
 
-def extract_queries(scene: Scene, images: Sequence[SceneImage], cache: Path) -> None:
+def _is_readable(path: Path) -> bool:
+    try:
+        read_image(path)
+        return True
+    except InputError:
+        return False
+
+
+def extract_queries(scene: Scene, images: Sequence[SceneImage], cache: Path, weights: Path | None = None) -> None:
     """Features of the images, with the settings of the scene, unless `cache` is there."""
     if cache.is_file():
         return
     settings = scene.features["settings"]
     writer = FeatureWriter(cache, settings)
-    writer.write(extract_all(extractor_from_settings(settings), [(image.name, scene.path(image)) for image in images]))
+    writer.write(extract_all(extractor_from_settings(settings, weights=weights), [(image.name, scene.path(image)) for image in images]))
     writer.finish([image.name for image in images])
 
 

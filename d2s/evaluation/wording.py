@@ -35,6 +35,11 @@ def share(value: float | None) -> str:
     return NONE if value is None else f"{100 * value:.1f} %"
 
 
+def count(value: float | None) -> str:
+    """A number of things."""
+    return NONE if value is None else f"{value:.0f}"
+
+
 def milliseconds(value: float | None) -> str:
     """A time in ms."""
     return NONE if value is None else f"{_figures(value)} ms"

@@ -30,7 +30,8 @@ def test_default_evaluates_the_model_on_the_test_images(place, capsys):
     code, metrics = evaluate(place)
     out = place.run_dir / "eval"
     assert code == 0
-    assert {p.name for p in out.iterdir()} == {"results.txt", "predictions.jsonl", "per_image.csv", "metrics.json", "report.html"}
+    written = {"results.txt", "predictions.jsonl", "per_image.csv", "metrics.json", "report.html", "report_data.npz"}
+    assert {p.name for p in out.iterdir()} == written
     assert (metrics["n_queries"], metrics["n_failed"]) == (8, 1)
     assert 0 < metrics["median_t_cm"] < 3 and 0 < metrics["median_r_deg"] < 1
     assert set(metrics["recall"]) == set(RECALLS) and metrics["recall"]["50cm5deg"] == 7 / 8
@@ -81,8 +82,8 @@ def test_unreadable_image_is_a_row_but_not_when_all_are(place, capsys):
 def test_report_is_self_contained(place):
     evaluate(place)
     page = (place.run_dir / "eval" / "report.html").read_text()
-    assert len(page) < 5e6 and page.count("data:image/jpeg") == 8 and page.count("<svg") == 3
-    assert 'src="http' not in page and "<script" not in page and "<link" not in page
+    assert len(page) < 5e6 and page.count("data:image/jpeg") >= 8 and page.count("<svg") >= 3
+    assert not any(outside in page for outside in ('src="http', 'href="http', "<script src", "<link", "import(", "fetch("))
     assert "17.png" in page and "no more than chance" in page
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from d2s.evaluation import html, wording
-from d2s.evaluation.figures import TopView, error_curve, view_from_above
+from d2s.evaluation.figures import error_curve
+from d2s.evaluation.map_figure import PlaceMap, view_from_above
 from d2s.evaluation.pictures import GREEN, RED, draw_keypoints, jpeg_uri
 from d2s.localization.result import LocalizationResult
 
@@ -65,11 +66,14 @@ def test_figures_are_svg_and_repeatable():
     poses = np.stack([upright_camera([x, 0, 0], x) for x in range(5)])
     estimated = poses.copy()
     estimated[2] = np.nan
-    view = TopView(poses, poses, estimated, np.random.default_rng(0).normal(size=(20000, 3)), "metres")
-    assert view.draw() == view.draw() and view.draw().startswith("<svg") and "width=" not in view.draw().split(">")[0]
-    assert TopView(poses[:0], poses, np.full_like(poses, np.nan), np.zeros((0, 3)), "metres").draw().startswith("<svg")
+    view = PlaceMap(poses, poses, estimated, [0, 1, 3, 2, 0], np.random.default_rng(0).normal(size=(20000, 3)), "metres")
+    drawn = view.from_above()
+    assert view.from_above() == drawn and drawn.startswith("<svg") and "width=" not in drawn.split(">")[0]
+    assert drawn.count("query ") == 4 and view.from_the_side().startswith("<svg")
+    assert PlaceMap(poses[:0], poses, np.full_like(poses, np.nan), [3] * 5, np.zeros((0, 3)), "metres").from_above().startswith("<svg")
     for errors in ([], [math.inf], [0.0, 1.0, math.inf]):
-        assert error_curve(errors, "cm", (1, 5)).startswith("<svg")
+        assert error_curve({"ours": errors}, "cm", (1, 5)).startswith("<svg")
+        assert ">theirs<" in error_curve({"ours": errors, "theirs": [0.1]}, "cm", (1, 5))
 
 
 def test_keypoints_have_the_colours_of_their_fate():

@@ -1,0 +1,164 @@
+"""The place from above and from the side, as SVG: where it was mapped, where queries stood, and where localization should work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PatchCollection
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+from d2s.evaluation.coverage import Coverage
+from d2s.evaluation.figures import BLUE, GREY, INK, RED, STYLE, new_figure, svg
+from d2s.evaluation.grades import COLORS, FAILED
+from d2s.geometry import pose
+
+Array = NDArray[np.float64]
+MAX_POINTS = 15_000
+LEVELS = (0.25, 0.5, 0.75)
+"""Shares of the directions that separate the shades of a cell."""
+SHADES = (0.08, 0.2, 0.34, 0.5)
+MAPPING = "#6f7f92"
+
+
+@dataclass(frozen=True)
+class PlaceMap:
+    """What a map shows; all in the world frame. `mapping`, `true` and `estimated` are poses (N, 3, 4), `grades` (N,) those of the queries.
+
+    `estimated` rows are NaN where a query failed; they are row-aligned with `true`. `points` (M, 3). `coverage`, where known, shades the
+    cells.
+    """
+
+    mapping: Array
+    true: Array
+    estimated: Array
+    grades: Sequence[int]
+    points: Array
+    unit: str
+    names: Sequence[str] = ("good", "fair", "poor", "not localized")
+    coverage: Coverage | None = None
+
+    def from_above(self) -> str:
+        """The figure as SVG, the longer extent across."""
+        return self._draw(view_from_above(np.concatenate([self.mapping, self.true])), legend=True)
+
+    def from_the_side(self) -> str:
+        """The same with up upwards."""
+        right, forward = view_from_above(np.concatenate([self.mapping, self.true]))
+        return self._draw(np.stack([right, np.cross(right, forward)]), legend=False)
+
+    def _draw(self, axes_from_world: Array, legend: bool) -> str:
+        flat = {
+            "points": _thinned(self.points) @ axes_from_world.T,
+            "mapping": pose.center(self.mapping) @ axes_from_world.T,
+            "true": pose.center(self.true) @ axes_from_world.T,
+            "estimated": pose.center(self.estimated) @ axes_from_world.T,
+        }
+        low, high = _frame(flat)
+        width, height = np.maximum(high - low, 1e-9)
+        with matplotlib.rc_context(STYLE):
+            figure, axes = new_figure(6.2, min(5.2, max(1.6, 5.4 * height / width)) + (0.9 if legend else 0.35))
+            if self.coverage is not None:
+                _draw_cells(axes, self.coverage, axes_from_world)
+            if len(self.points):
+                _dots(axes, flat["points"], "points of the map", s=0.9, color=GREY, alpha=0.45, linewidths=0, rasterized=True)
+            _draw_views(axes, flat["mapping"], self.mapping, axes_from_world, 0.025 * max(width, height))
+            self._draw_queries(axes, flat["true"], flat["estimated"])
+            axes.set_xlim(low[0], high[0])
+            axes.set_ylim(low[1], high[1])
+            axes.set_aspect("equal", adjustable="box")
+            axes.set_xlabel(self.unit)
+            if legend:
+                _legend(axes)
+            return svg(figure)
+
+    def _draw_queries(self, axes: Axes, true: Array, estimated: Array) -> None:
+        grades = np.asarray(self.grades, dtype=int)
+        found = np.isfinite(estimated).all(axis=1)
+        lines = np.stack([true[found], estimated[found]], axis=1)
+        axes.add_collection(LineCollection(list(lines), colors=[COLORS[g] for g in grades[found]], linewidths=0.9, zorder=4))
+        for grade, name in enumerate(self.names):
+            shown = grades == grade
+            if shown.any():
+                mark: dict[str, Any] = {"marker": "x", "s": 26, "linewidths": 1.5} if grade == FAILED else {"s": 13, "linewidths": 0}
+                _dots(axes, true[shown], f"query {name}", color=COLORS[grade], zorder=5 + grade, **mark)
+
+
+def _thinned(points: Array) -> Array:
+    if len(points) <= MAX_POINTS:
+        return points
+    return points[np.random.default_rng(0).choice(len(points), MAX_POINTS, replace=False)]
+
+
+def view_from_above(poses: Array) -> Array:
+    """Rows: the horizontal axes (2, 3) of a view from above onto cameras (N, 3, 4), the longer extent first.
+
+    Up is taken from the cameras (people hold them upright); where they point everywhere, the flattest direction of their path is up.
+    """
+    centers = pose.center(poses)
+    up = -poses[:, 1, :3].mean(axis=0)
+    if np.linalg.norm(up) < 0.3:
+        up = np.linalg.svd(centers - centers.mean(axis=0))[2][-1]
+    up = up / np.linalg.norm(up)
+    flat = (centers - centers.mean(axis=0)) @ (np.eye(3) - np.outer(up, up))
+    first = np.linalg.svd(flat)[2][0]
+    if abs(first @ up) > 0.5:  # all cameras in one place: any horizontal direction serves
+        first = np.cross(up, np.eye(3)[np.argmin(np.abs(up))])
+    first = first - (first @ up) * up
+    first /= np.linalg.norm(first)
+    return np.stack([first, np.cross(up, first)])
+
+
+def _draw_cells(axes: Axes, coverage: Coverage, axes_from_world: Array) -> None:
+    """Shaded squares: the more directions find enough of the map, the darker; weak ones have a red edge. Levels share a square."""
+    columns: dict[tuple[int, int], list[int]] = {}
+    for index, place in enumerate(np.floor(coverage.centers @ axes_from_world.T / coverage.size).astype(int).tolist()):
+        columns.setdefault((place[0], place[1]), []).append(index)
+    weak, size = coverage.weak(), coverage.size
+    for shade, alpha in enumerate(SHADES):
+        level = [c for c, rows in columns.items() if np.searchsorted(LEVELS, coverage.open[rows].mean(), side="right") == shade]
+        squares = [Rectangle((x * size, y * size), size, size) for x, y in level]
+        axes.add_collection(PatchCollection(squares, facecolor=BLUE, alpha=alpha, linewidths=0, zorder=0))
+    corners = [(x + 0.06, y + 0.06) for (x, y), rows in columns.items() if weak[rows].any()]
+    edges = [Rectangle((x * size, y * size), 0.88 * size, 0.88 * size) for x, y in corners]
+    axes.add_collection(PatchCollection(edges, facecolor="none", edgecolor=RED, linewidths=0.9, linestyles=":", zorder=1))
+
+
+def _draw_views(axes: Axes, places: Array, poses: Array, axes_from_world: Array, length: float) -> None:
+    """Mapping cameras as dots with a short line along where they look."""
+    ahead = poses[:, 2, :3] @ axes_from_world.T
+    lines = np.stack([places, places + length * ahead], axis=1)
+    many = len(places) > 1000
+    axes.add_collection(LineCollection(list(lines), colors=MAPPING, linewidths=0.6, alpha=0.7, zorder=2, rasterized=many))
+    _dots(axes, places, "mapping cameras", s=4, color=MAPPING, linewidths=0, zorder=3, rasterized=many)
+
+
+def _dots(axes: Axes, points: Array, label: str, **style: Any) -> None:
+    axes.scatter(points[:, 0], points[:, 1], label=label, **style)
+
+
+def _legend(axes: Axes) -> None:
+    legend = axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False, fontsize=9, labelcolor=INK)
+    for handle in legend.legend_handles:
+        handle.set_sizes([26])  # type: ignore[union-attr]
+        handle.set_alpha(1)  # type: ignore[union-attr]
+
+
+def _frame(flat: dict[str, Array]) -> tuple[Array, Array]:
+    """Limits (2,), (2,) of every true camera and most points; far wrong estimates are cut off rather than shrinking everything else."""
+    low, high = _limits(np.concatenate([flat["mapping"], flat["true"]]), (0, 1))
+    if len(flat["points"]):
+        point_low, point_high = _limits(flat["points"], (0.02, 0.98))
+        low, high = np.minimum(low, point_low), np.maximum(high, point_high)
+    margin = 0.05 * float((high - low).max()) or 1.0
+    return low - margin, high + margin
+
+
+def _limits(points: Array, quantiles: tuple[float, float]) -> tuple[Array, Array]:
+    low, high = np.quantile(points, quantiles, axis=0)
+    return low, high
