@@ -95,7 +95,7 @@ def collect_all(places: Sequence[Place], work: Path, most: int, degraded: int) -
             new = collect(places, place, photos, purpose, most, degraded)
             rows[purpose] += new
             print(f"{place.name}, {purpose}: {len(new)} images, {sum(row['found'] for row in new)} with a pose", flush=True)
-    write_json(work / "rows.json", rows)
+        write_json(work / "rows.json", rows)
     return rows
 
 

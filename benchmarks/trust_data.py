@@ -128,22 +128,22 @@ def _degraded(features: LocalFeatures, name: str, count: int) -> Iterator[tuple[
 
 def _thinned(features: LocalFeatures, random: np.random.Generator) -> LocalFeatures:
     share = 10 ** random.uniform(-2, -0.3)
-    mask: NDArray[np.bool_] = np.less(random.random(len(features)), np.full(len(features), share))
-    return _rows(features, mask)
+    return _rows(features, random.random(len(features)) < share)
 
 
 def _cropped(features: LocalFeatures, random: np.random.Generator) -> LocalFeatures:
     """The keypoints of a window in the image: the rest is hidden behind something without texture."""
-    size = np.array(features.image_size) * random.uniform(0.08, 0.5)
+    size = np.array(features.image_size) * random.uniform(0.06, 0.4)
     corner = random.uniform(0, 1, 2) * (np.array(features.image_size) - size)
-    return _rows(features, ((features.keypoints >= corner) & (features.keypoints < corner + size)).all(axis=1))
+    inside = (features.keypoints >= corner) & (features.keypoints < corner + size)
+    return _rows(features, np.all(inside, axis=1))
 
 
 def _blurred(features: LocalFeatures, random: np.random.Generator) -> LocalFeatures:
-    """As in a dark or blurred photo: descriptors turned by up to 65 degrees at random."""
+    """As in a dark or blurred photo: descriptors turned by up to 70 degrees at random."""
     descriptors = np.asarray(features.descriptors, dtype=np.float32)
     noise = random.normal(size=descriptors.shape).astype(np.float32)
-    noise *= random.uniform(0.3, 2.2) / np.sqrt(descriptors.shape[1])
+    noise *= random.uniform(0.5, 3.0) / np.sqrt(descriptors.shape[1])
     turned = descriptors + noise
     turned /= np.linalg.norm(turned, axis=1, keepdims=True)
     return LocalFeatures(features.keypoints, features.scores, turned, features.image_size)

@@ -28,7 +28,7 @@ def result_of(cam_from_world):
 def test_failures_count_as_infinite(place, monkeypatch, localized, median):
     scene = Scene.load(place.scene_dir)
     poses = iter([image.cam_from_world if i < localized else None for i, image in enumerate(scene.split("val"))])
-    monkeypatch.setattr(Localizer, "__init__", lambda self, regressor: None)
+    monkeypatch.setattr(Localizer, "__init__", lambda self, regressor, min_confidence: None)
     monkeypatch.setattr(Localizer, "localize_features", lambda self, features, camera: result_of(next(poses)))
     monkeypatch.setattr("d2s.commands.validation.TrainedModel", lambda network, info, device: None)
     numbers = make_validation(place.scene_dir, scene, place.info)(Network())
