@@ -12,6 +12,7 @@ import numpy as np
 from d2s.errors import InputError, MissingFileError
 from d2s.evaluation.pose_files import PREDICTIONS, RESULTS, write_predictions, write_results
 from d2s.features.images import read_image
+from d2s.features.upright import quarter_turns
 from d2s.localization.localizer import Localizer
 from d2s.localization.result import LocalizationResult
 from d2s.scene.feature_store import FeatureReader
@@ -35,7 +36,7 @@ def live(localizer: Localizer, scene: Scene) -> Locate:
     def locate(image: SceneImage) -> LocalizationResult:
         try:
             pixels = read_image(scene.path(image))
-            return localizer.localize(pixels, scene.camera(image))
+            return localizer.localize(pixels, scene.camera(image), turns=quarter_turns(scene.path(image)))
         except InputError as error:
             return failed(str(error))
 

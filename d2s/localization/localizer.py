@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from d2s.errors import InputError
 from d2s.features.base import Extractor, LocalFeatures
+from d2s.features.upright import extract_upright, quarter_turns
 from d2s.geometry.camera import parse_camera
 from d2s.localization.base import PoseEstimate, PoseEstimator
 from d2s.localization.guided import refine_by_map
@@ -89,27 +90,32 @@ class Localizer:
         """Load the feature network now rather than with the first image. Raises WeightsError."""
         _ = self.extractor
 
-    def localize(self, image: Image, camera: pycolmap.Camera | str, prior: ArrayLike | None = None) -> LocalizationResult:
+    def localize(
+        self, image: Image, camera: pycolmap.Camera | str, prior: ArrayLike | None = None, turns: int | None = None
+    ) -> LocalizationResult:
         """Pose of one image: (H, W) or (H, W, 3) RGB uint8, or the path of an image file.
 
         `camera`: its COLMAP camera, or "MODEL W H p0 p1 …". `prior`: about where the camera was, as cam_from_world (3, 4) or
-        qw qx qy qz tx ty tz; its surroundings are searched beside the whole map, see `d2s.localization.prior`. Raises InputError for an
-        image that cannot be read and for a camera of another size; an image that cannot be localized is a result with success = False.
+        qw qx qy qz tx ty tz; its surroundings are searched beside the whole map, see `d2s.localization.prior`. `turns`: counter-
+        clockwise quarter turns that make the image upright (default: what the file says; 0 for pixels). Raises InputError for an image
+        that cannot be read and for a camera of another size; an image that cannot be localized is a result with success = False.
         """
         start = time.perf_counter()
         camera = as_camera(camera)
         ms: dict[str, float] = {}
         with _timed(ms, "features"):
-            features = self.extract(image, camera)
+            features = self.extract(image, camera, turns)
         result = self._localize(features, camera, ms, prior)
         result.ms["total"] = 1e3 * (time.perf_counter() - start)
         return result
 
-    def extract(self, image: Image, camera: pycolmap.Camera) -> LocalFeatures:
-        """Features of one image; raises as `localize`."""
+    def extract(self, image: Image, camera: pycolmap.Camera, turns: int | None = None) -> LocalFeatures:
+        """Features of one image; arguments and errors as `localize`."""
         pixels = as_pixels(image)
         check_size((pixels.shape[1], pixels.shape[0]), camera)
-        return self.extractor.extract([pixels])[0]
+        if turns is None:
+            turns = quarter_turns(image) if isinstance(image, (str, os.PathLike)) else 0
+        return extract_upright(self.extractor, [pixels], [turns])[0]
 
     def localize_features(
         self, features: LocalFeatures, camera: pycolmap.Camera | str, prior: ArrayLike | None = None

@@ -14,6 +14,7 @@ import numpy as np
 import pycolmap
 
 from d2s.errors import D2SError, InputError
+from d2s.features.upright import quarter_turns
 from d2s.localization.result import LocalizationResult
 from d2s.service.catalogue import Catalogue
 from d2s.service.refusal import Refused, client_gone, overloaded
@@ -44,7 +45,7 @@ class Job:
             logger.error("scene %s cannot be loaded: %s", self.scene, error)
             raise Refused(503, f"Scene {self.scene} cannot be loaded; the server's log says why.", retry_after=60.0) from None
         try:
-            result = localizer.localize(decode(self.data, self.size), self.camera)
+            result = localizer.localize(decode(self.data, self.size), self.camera, turns=quarter_turns(self.data))
         except InputError as error:
             raise Refused(400, error.problem, error.remedy) from None
         except MemoryError:

@@ -65,7 +65,7 @@ class MadeLocalizer:
     def prepare(self) -> None:
         pass
 
-    def localize(self, image, camera) -> LocalizationResult:
+    def localize(self, image, camera, turns=0) -> LocalizationResult:
         self.seen.append((image, camera))
         assert self.go.wait(30)
         if self.error is not None:
