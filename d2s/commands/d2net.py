@@ -1,4 +1,4 @@
-"""D2-Net as a system of its own: extract features into files or into a kapture tree."""
+"""D2-Net as a system of its own: extraction, matching, training on MegaDepth, evaluation."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ LEVELS = ("debug", "info", "warning", "error")
 ACTIONS: dict[str, tuple[str, str]] = {
     "extract": ("d2s.commands.d2net_extract", "features of a list of images, one npz or mat file beside each"),
     "extract-kapture": ("d2s.commands.d2net_extract_kapture", "features of all images of a kapture tree, written into the tree"),
+    "match": ("d2s.commands.d2net_match", "two photos: matches, inliers of a homography, and a picture of them"),
     "undistort": ("d2s.commands.d2net_undistort", "MegaDepth: undistorted photos and their cameras"),
     "prepare": ("d2s.commands.d2net_prepare", "MegaDepth: overlaps and common points of all pairs of photos"),
     "train": ("d2s.commands.d2net_train", "train on MegaDepth"),
