@@ -23,12 +23,13 @@ RESULTS, PREDICTIONS = "results.txt", "predictions.jsonl"
 
 def write_results(path: Path, poses: Mapping[str, Array]) -> None:
     """Write cam_from_world (3, 4) by image name, exact to the last bit of the quaternion and translation."""
-    write_text(path, "".join(f"{name} {_numbers(cam_from_world)}\n" for name, cam_from_world in poses.items()))
+    write_text(path, "".join(result_line(name, cam_from_world) for name, cam_from_world in poses.items()))
 
 
-def _numbers(cam_from_world: Array) -> str:
+def result_line(name: str, cam_from_world: Array) -> str:
+    """The line of one image, with its end."""
     qvec, tvec = pose.to_qvec_tvec(cam_from_world)
-    return " ".join(repr(float(value)) for value in (*qvec, *tvec))
+    return f"{name} {' '.join(repr(float(value)) for value in (*qvec, *tvec))}\n"
 
 
 def read_results(path: Path) -> dict[str, Array]:

@@ -45,6 +45,10 @@ class Rival:
     cam_from_world: Array
     num_inliers: int
 
+    def to_json(self) -> dict[str, Any]:
+        """JSON values: qvec (w x y z), tvec, center, inliers."""
+        return {**_pose_to_json(self.cam_from_world), "inliers": self.num_inliers}
+
 
 @dataclass(frozen=True)
 class LocalizationResult:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pycolmap
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from d2s.errors import InputError
 from d2s.features.base import LocalFeatures
@@ -99,32 +99,34 @@ class SequenceLocalizer:
         """Forget the past: the next frame is localized as a single image."""
         self._track = None
 
-    def localize(self, image: Image, camera: pycolmap.Camera | str, timestamp: float | None = None) -> LocalizationResult:
+    def localize(
+        self, image: Image, camera: pycolmap.Camera | str, timestamp: float | None = None, prior: ArrayLike | None = None
+    ) -> LocalizationResult:
         """Pose of the next frame; arguments and result as `Localizer.localize`.
 
-        `timestamp`: seconds on any clock; None: frames are one second apart. `from_prior` of the result says that the pose was found near
-        the prediction, `rival` that the whole map holds another one as good.
+        `timestamp`: seconds on any clock; None: frames are one second apart. `prior`: cam_from_world, used where there are no last poses.
+        `from_prior` of the result says that the pose was found near the prediction or the prior, `rival` that the whole map holds another
+        one as good.
         """
         start = time.perf_counter()
         known = as_camera(camera)
         features = self.localizer.extract(image, known)
         extracted = 1e3 * (time.perf_counter() - start)
-        result = self.localize_features(features, known, timestamp)
+        result = self.localize_features(features, known, timestamp, prior)
         result.ms.update(features=extracted, total=1e3 * (time.perf_counter() - start))
         return result
 
     def localize_features(
-        self, features: LocalFeatures, camera: pycolmap.Camera | str, timestamp: float | None = None
+        self, features: LocalFeatures, camera: pycolmap.Camera | str, timestamp: float | None = None, prior: ArrayLike | None = None
     ) -> LocalizationResult:
         """Pose of the next frame from its features."""
         self._frames += 1
         when = float(self._frames) if timestamp is None else timestamp
         known = as_camera(camera)
         check_size(features.image_size, known)
-        return self._begin(features, known, when) if self._track is None else self._go_on(self._track, features, known, when)
-
-    def _begin(self, features: LocalFeatures, camera: pycolmap.Camera, when: float) -> LocalizationResult:
-        result = self.localizer.localize_features(features, camera)
+        if self._track is not None:
+            return self._go_on(self._track, features, known, when)
+        result = self.localizer.localize_features(features, known, prior)
         self._track = _new_track(result, when)
         return result
 

@@ -19,7 +19,7 @@ LAYERS = (
     ("geometry",),
     ("features", "matching", "scene", "regressor"),
     ("localization", "training"),
-    ("evaluation", "export", "d2net", "service", "launch"),
+    ("evaluation", "export", "d2net", "service", "stream", "launch"),
     ("commands", "cli", "__main__"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

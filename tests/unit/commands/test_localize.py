@@ -42,7 +42,7 @@ def test_lines_for_people(place, capsys):
 
 def test_camera_may_be_left_out_when_the_mapping_images_share_one(place, capsys):
     assert localize(place, "--json") == 0 and json.loads(capsys.readouterr().out)["success"]
-    place.info = replace(place.info, cameras=(CAMERA, "SIMPLE_PINHOLE 640 480 525 320 240"))
+    place.info = replace(place.info, cameras=(CAMERA, "SIMPLE_PINHOLE 160 120 135 80 60"))
     assert localize(place, "--json") == 2
     error = capsys.readouterr().err
     assert "2 cameras" in error and "--camera" in error

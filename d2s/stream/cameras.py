@@ -1,0 +1,95 @@
+"""Which camera took a frame: the one that was named, one of the mapping images', or what the photo's header says."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+import pycolmap
+
+from d2s.errors import InputError
+from d2s.features.exif import read_photo
+from d2s.geometry.camera import format_camera, make_camera, parse_camera
+from d2s.geometry.image import resize
+
+logger = logging.getLogger(__name__)
+
+Size = tuple[int, int]
+SAME_LENS = 0.1
+"""Focal lengths in EXIF data are rounded, and cameras breathe: up to this relative difference they are the same lens."""
+
+
+class CameraChooser:
+    """Cameras for images of any size. `given`: the one that was named; `known`: those of the mapping images.
+
+    Without a named one: a mapping camera of the image's size, or scaled to it where the ratio of the sides is equal, unless the photo's
+    EXIF data names another focal length; then a camera with that one. What was chosen is said in one line when it is not obvious.
+    """
+
+    def __init__(self, given: pycolmap.Camera | None, known: Iterable[str]) -> None:
+        self.given = given
+        self.known = [parse_camera(text) for text in sorted(set(known))]
+        self._said: set[str] = set()
+
+    def choose(self, size: Size, path: Path | None = None) -> pycolmap.Camera:
+        """The camera of an image of `size` (width, height); `path`: its file, whose header may help. Raises InputError when none fits."""
+        if self.given is not None:
+            return self.given
+        focal = None if path is None else read_photo(path).focal
+        candidates = [camera for camera in self.known if (camera.width, camera.height) == size]
+        candidates = candidates or _distinct(scaled(camera, size) for camera in self.known if same_shape(camera, size))
+        if focal is not None:
+            return self._by_focal(candidates, focal, size)
+        if len(candidates) != 1:
+            raise self._no_choice(candidates, size)
+        return self._say_scaled(candidates[0], size)
+
+    def _by_focal(self, candidates: list[pycolmap.Camera], focal: float, size: Size) -> pycolmap.Camera:
+        """The mapping camera with this focal length, which knows its distortion too; else a camera that knows nothing but it."""
+        fitting = [camera for camera in candidates if abs(camera.mean_focal_length() / focal - 1) <= SAME_LENS]
+        if fitting:
+            return self._say_scaled(min(fitting, key=lambda camera: abs(camera.mean_focal_length() / focal - 1)), size)
+        camera = make_camera("SIMPLE_PINHOLE", *size, [focal, size[0] / 2, size[1] / 2])
+        self._say(f"Camera of images of {size[0]}x{size[1]} pixels, from EXIF: {format_camera(camera)}")
+        return camera
+
+    def _say_scaled(self, camera: pycolmap.Camera, size: Size) -> pycolmap.Camera:
+        if not any((other.width, other.height) == size for other in self.known):
+            source = ", ".join(sorted({f"{other.width}x{other.height}" for other in self.known if same_shape(other, size)}))
+            self._say(
+                f"Camera of images of {size[0]}x{size[1]} pixels: the mapping images' one, scaled from {source}: {format_camera(camera)}"
+            )
+        return camera
+
+    def _say(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            logger.warning("%s", text)
+
+    def _no_choice(self, candidates: list[pycolmap.Camera], size: Size) -> InputError:
+        of_size = f"the image of {size[0]}x{size[1]} pixels"
+        remedy = f"Say which one took {of_size}, with --camera."
+        if candidates:
+            problem = f"The mapping images of this model have {len(candidates)} cameras for {size[0]}x{size[1]} pixels."
+            return InputError(problem, f"{remedy} One of them: --camera '{format_camera(candidates[0])}'.")
+        if not self.known:
+            return InputError("The mapping images of this model have no known cameras, and the image has no focal length in EXIF.", remedy)
+        shapes = ", ".join(sorted({f"{camera.width}x{camera.height}" for camera in self.known}))
+        return InputError(
+            f"The image has {size[0]}x{size[1]} pixels, the mapping images {shapes}: another shape, so another camera.", remedy
+        )
+
+
+def same_shape(camera: pycolmap.Camera, size: Size) -> bool:
+    """Whether images of this camera, resized, can have this size: sides in the same ratio, up to a pixel."""
+    return abs(camera.height * size[0] / camera.width - size[1]) <= 1
+
+
+def scaled(camera: pycolmap.Camera, size: Size) -> pycolmap.Camera:
+    """The camera of its images resized to `size` (width, height)."""
+    return resize((camera.width, camera.height), size).apply_camera(camera)
+
+
+def _distinct(cameras: Iterable[pycolmap.Camera]) -> list[pycolmap.Camera]:
+    return list({format_camera(camera): camera for camera in cameras}.values())
