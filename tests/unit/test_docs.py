@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import re
+import runpy
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from d2s.commands.options import Parser, add_logging
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 EXPECTED = (
+    "README",
+    "benchmark",
     "d2net",
     "datasets",
     "design_decisions",
@@ -38,6 +42,8 @@ EXPECTED = (
 )
 
 FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`((?:d2s|python|sh) [^`]+)`")
+OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 SCRIPTS = {"train.py": "train", "eval.py": "eval", "processing/preprocessing.py": "preprocess", "preprocessing.py": "preprocess"}
@@ -45,6 +51,9 @@ SCRIPTS = {"train.py": "train", "eval.py": "eval", "processing/preprocessing.py"
 
 MADE = ("d2s/configs/",)
 """Paths that exist only where something was built."""
+
+OTHER_PROGRAMS = {"--nproc_per_node", "--output-format"}
+"""Options of programs that are not ours."""
 
 PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*")
 
@@ -123,6 +132,105 @@ def test_written_commands_have_these_options(words: list[str], capsys: pytest.Ca
         check(*command)
     except SystemExit:
         pytest.fail(capsys.readouterr().err)
+
+
+class Parsed(Exception):
+    """A script has understood its arguments."""
+
+
+def parse_script(path: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a script up to where it has parsed its arguments. Exits (SystemExit) where it does not take them."""
+    original = argparse.ArgumentParser.parse_args
+
+    def parse_args(self: argparse.ArgumentParser, *args: object, **options: object) -> None:
+        original(self, *args, **options)  # type: ignore[call-overload]
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+    monkeypatch.setattr(sys, "argv", [path, *arguments])
+    monkeypatch.setattr(sys, "path", [str((ROOT / path).parent), *sys.path])
+    with pytest.raises(Parsed):
+        runpy.run_path(str(ROOT / path), run_name="__main__")
+
+
+def written_scripts() -> list[object]:
+    found = [(page, words) for page in PAGES for words in commands(page.read_text(encoding="utf-8"))]
+    scripts = [(page, words) for page, words in found if as_command(words) is None and words[0] == "python" and words[1].endswith(".py")]
+    return [pytest.param(words[1], words[2:], id=f"{page.name}: {' '.join(words)[:90]}") for page, words in scripts]
+
+
+@pytest.mark.parametrize(("path", "arguments"), written_scripts())
+def test_written_scripts_take_these_arguments(path: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    parse_script(path, arguments, monkeypatch)
+
+
+def test_the_check_of_scripts_sees_wrong_arguments(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_script("processing/preprocess_custom_data.py", ["--list_test", "queries.txt", "--nonsense"], monkeypatch)
+    assert "--nonsense" in capsys.readouterr().err
+
+
+def all_parsers(command: str) -> list[argparse.ArgumentParser]:
+    """The parser of a command and those of its actions."""
+    parser = parser_of(command)
+    actions = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return [parser, *(one for action in actions for one in action.choices.values())]
+
+
+def options_of(command: str) -> dict[str, argparse.Action]:
+    return {name: action for parser in all_parsers(command) for action in parser._actions for name in action.option_strings}
+
+
+def inline_commands(text: str) -> list[str]:
+    """Commands in running text and in tables, often without what does not matter there."""
+    return [" ".join(span.split()) for span in INLINE.findall(FENCE.sub("", text))]
+
+
+def wrong_in(words: list[str]) -> list[str]:
+    """Options and values of an abbreviated command that do not exist."""
+    command = as_command(words)
+    if command is None:
+        return []
+    name, arguments = command
+    if name in ("--help", "--version"):
+        return []
+    if name not in COMMANDS:
+        return [name]
+    if name == "pipeline":
+        known = {option: action for stage in pipeline.STAGES for option, action in options_of(stage).items()}
+    else:
+        known = options_of(name)
+    wrong = [word for word in arguments if word.startswith("--") and word not in {*known, "--help"}]
+    pairs = [(known[word], value) for word, value in zip(arguments, arguments[1:], strict=False) if word in known]
+    fixed = [(action, value) for action, value in pairs if action.choices and not PLACEHOLDER.fullmatch(value)]
+    return wrong + [value for action, value in fixed if action.type in (None, str) and value not in (action.choices or ())]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_in_running_text_have_these_options(page: Path) -> None:
+    for span in inline_commands(page.read_text(encoding="utf-8")):
+        words = shlex.split(re.sub(r"…|\.\.\.(?=\s|$)", "", span))
+        assert not wrong_in(words), span
+
+
+def test_the_check_of_running_text_sees_what_does_not_exist() -> None:
+    (span,) = inline_commands("so `d2s eval --nonsense --pnp\nnothing --epoch` and `d2s.errors`")
+    assert wrong_in(shlex.split(span)) == ["--nonsense", "nothing"]
+    assert wrong_in(["d2s", "nonsense"]) == ["nonsense"] and not wrong_in(["d2s", "eval", "--pnp", "BACKEND"])
+
+
+def all_options() -> set[str]:
+    ours = {option for command in COMMANDS for option in options_of(command)}
+    folders = [ROOT / name for name in ("benchmarks", "processing", "scripts")]
+    scripts = [path for folder in folders for path in folder.iterdir() if path.suffix in (".py", ".sh")]
+    return ours | OTHER_PROGRAMS | {option for path in scripts for option in OPTION.findall(path.read_text(encoding="utf-8"))}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_options_that_are_named_exist(page: Path) -> None:
+    spans = re.findall(r"`([^`]+)`", FENCE.sub("", page.read_text(encoding="utf-8")))
+    named = {option for span in spans for option in OPTION.findall(span) if not option.endswith("_")}
+    assert not named - all_options()
 
 
 def scripts_named() -> list[object]:
