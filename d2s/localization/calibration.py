@@ -51,7 +51,8 @@ def calibrate(observations: Sequence[Observation], tolerance_t: float) -> Calibr
     shift = most_likely_shift(np.array([o.score for o in found]), np.array([o.is_right(tolerance_t) for o in found], dtype=bool))
     known = [(o.difference, o.covariance) for o in right if o.difference is not None and o.covariance is not None]
     r, t = (shared_error(known, slice(0, 3)), shared_error(known, slice(3, 6))) if len(known) >= FEWEST else (0.0, 0.0)
-    return Calibration(shift, t, r, len(known) if len(known) >= FEWEST else 0, tolerance_t)
+    images = len(known) if len(known) >= FEWEST else 0
+    return Calibration(round(shift, 4) + 0.0, float(f"{t:.4g}"), float(f"{r:.4g}"), images, tolerance_t)
 
 
 def most_likely_shift(scores: Array, right: NDArray[np.bool_]) -> float:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from d2s.geometry import pose
 from d2s.geometry.camera import project
-from d2s.localization.covariance import spread_r_deg, spread_t
+from d2s.localization.covariance import PARAMETERS, spread_r_deg, spread_t
 
 if TYPE_CHECKING:
     from d2s.localization.result import LocalizationResult
@@ -22,9 +22,9 @@ SIGNALS = ("inliers", "share", "cover", "cells", "residual", "shift", "angle", "
 """
 inliers: log of their number. share: of the extracted keypoints that agree. cover: log of the area over which the inliers spread, as a
 share of the image's. cells: share of the cells of a grid with keypoints that hold an inlier. residual: median reprojection error of the
-inliers in units of the threshold. shift: log of how far the second look moved the inliers' projections, in the same units. angle: log of
-the pose's standard deviation as seen from the inliers, degrees of rotation and of translation over depth. reliability: mean that the
-network gives to all keypoints. agreeing: share of the keypoints given to PnP that agree.
+inliers in units of the threshold, 1 at most. shift: log of how far the second look moved the inliers' projections, in the same units.
+angle: log of the pose's standard deviation as seen from the inliers, degrees of rotation and of translation over depth. reliability: mean
+that the network gives to all keypoints. agreeing: share of the keypoints given to PnP that agree.
 """
 
 
@@ -42,7 +42,7 @@ def signals_of(result: LocalizationResult, camera: pycolmap.Camera, max_error: f
         "share": len(rows) / max(result.extracted, 1),
         "cover": _cover(pixels, camera),
         "cells": _cells(pixels, camera) / max(_cells(result.keypoints, camera), 1),
-        "residual": _median(errors) / max_error,
+        "residual": min(_residual(errors) / max_error, 1.0),
         "shift": _shift(result, xyz, projected, camera, max_error),
         "angle": _angle(covariance, depth),
         "reliability": float(np.nan_to_num(result.reliability).mean()) if result.extracted else 0.0,
@@ -51,9 +51,10 @@ def signals_of(result: LocalizationResult, camera: pycolmap.Camera, max_error: f
     return np.array([values[name] for name in SIGNALS])
 
 
-def _median(values: Array) -> float:
-    """1, the worst that an inlier can be, where there is none."""
-    return float(np.median(np.nan_to_num(values, nan=np.inf))) if len(values) else 1.0
+def _residual(errors: Array) -> float:
+    """Median, as it would be for points that the pose was not fitted to; infinite where three points fit any pose."""
+    spare = 2 * len(errors) - PARAMETERS
+    return float(np.median(np.nan_to_num(errors, nan=np.inf))) * math.sqrt(2 * len(errors) / spare) if spare > 0 else math.inf
 
 
 def _cover(pixels: Array, camera: pycolmap.Camera) -> float:

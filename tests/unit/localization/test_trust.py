@@ -1,0 +1,165 @@
+"""Confidence, refusal, and what a place's validation images change."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from d2s.errors import FormatError
+from d2s.geometry import pose
+from d2s.geometry.camera import parse_camera, unproject
+from d2s.geometry.pose_field import motion
+from d2s.localization.calibration import MAX_SHIFT, Observation, calibrate, most_likely_shift, shared_error
+from d2s.localization.covariance import spread_r_deg, spread_t
+from d2s.localization.result import LocalizationResult
+from d2s.localization.signals import SIGNALS, signals_of
+from d2s.localization.trust import Calibration, Judge, constants_from_json, general_constants
+
+CAMERA = parse_camera("PINHOLE 640 480 525 525 320 240")
+TRUE = pose.from_qvec_tvec([0.8, 0.1, -0.5, 0.2], [0.3, -1.0, 2.0])
+MAX_ERROR = 12.0
+
+
+def made(inliers: int = 600, extracted: int = 1000, noise: float = 1.0, spread: float = 1.0, reliable: float = 0.4) -> LocalizationResult:
+    """A result with so many inliers in a window of the image, seen with so much noise."""
+    random = np.random.default_rng(0)
+    pixels = random.uniform(0, [640, 480], (extracted, 2))
+    pixels[:inliers] = 200 * (1 - spread) + random.uniform(0, [640 * spread, 480 * spread], (inliers, 2))
+    rays = np.column_stack([unproject(CAMERA, pixels), np.ones(extracted)])
+    xyz = pose.transform(pose.inverse(TRUE), rays * random.uniform(2, 6, (extracted, 1)))
+    pixels += random.normal(0, noise, pixels.shape)
+    mask = np.arange(extracted) < inliers
+    reliability = np.full(extracted, reliable, np.float32)
+    used = np.ones(extracted, dtype=bool)
+    return LocalizationResult(True, TRUE, "", {}, pixels.astype(np.float32), xyz.astype(np.float32), reliability, used, mask, TRUE)
+
+
+GOOD = made()
+BY_CHANCE = made(24, 2000, noise=4.5, spread=0.4, reliable=0.01)
+
+
+def signal(result: LocalizationResult, name: str) -> float:
+    return float(signals_of(result, CAMERA, MAX_ERROR, None)[SIGNALS.index(name)])
+
+
+def test_signals_say_what_their_names_promise():
+    assert signal(GOOD, "inliers") == pytest.approx(math.log(601))
+    assert signal(GOOD, "share") == signal(GOOD, "agreeing") == pytest.approx(0.6)
+    assert signal(GOOD, "cover") == pytest.approx(0, abs=0.1)  # spread evenly over the whole image
+    assert signal(made(spread=0.5), "cover") == pytest.approx(2 * math.log(0.5), abs=0.1)
+    assert signal(made(spread=0.25), "cells") < 0.25 < 0.9 < signal(GOOD, "cells")
+    assert signal(made(noise=2.0), "residual") == pytest.approx(2 * 1.177 / MAX_ERROR, rel=0.1)  # median of a Rayleigh distribution
+    assert signal(GOOD, "reliability") == pytest.approx(0.4)
+
+
+def test_the_second_looks_move_is_measured_in_thresholds():
+    assert signal(GOOD, "shift") == 0
+    moved = pose.compose(motion(np.array([0, 0.02, 0, 0, 0, 0])), TRUE)  # about 525 * 0.02 pixels
+    assert signal(replace(GOOD, first_from_map=moved), "shift") == pytest.approx(math.log1p(10.5 / MAX_ERROR), rel=0.15)
+
+
+@pytest.mark.parametrize("inliers", [0, 1, 3, 4])
+def test_hardly_any_inliers_have_signals_too(inliers):
+    result = Judge(min_confidence=0.0)(made(inliers, 50), CAMERA, MAX_ERROR)
+    assert np.isfinite(signals_of(made(inliers, 50), CAMERA, MAX_ERROR, None)).all()
+    assert inliers > 3 or result.confidence < 0.3  # three fit any pose
+    json.dumps(result.to_json("x"), allow_nan=False)
+
+
+def test_a_supported_pose_is_trusted_and_a_chance_one_refused():
+    good, chance = (Judge()(result, CAMERA, MAX_ERROR) for result in (GOOD, BY_CHANCE))
+    assert good.success and good.confidence > 0.95 and good.refused_pose is None and good.reason == ""
+    assert not chance.success and chance.confidence < 0.1 and chance.cam_from_world is None and chance.center is None
+    np.testing.assert_array_equal(chance.refused_pose, TRUE)
+    assert f"confidence {chance.confidence:.2f} is below {general_constants().threshold:.2f}" in chance.reason
+    value = json.loads(json.dumps(chance.to_json("x"), allow_nan=False))
+    assert value["qvec"] is None and value["success"] is False and value["confidence"] == pytest.approx(chance.confidence, abs=1e-4)
+    np.testing.assert_allclose(value["refused_pose"]["center"], pose.center(TRUE))
+
+
+def test_the_threshold_can_be_chosen():
+    assert not Judge(min_confidence=1.0)(GOOD, CAMERA, MAX_ERROR).success
+    assert Judge(min_confidence=0.0)(BY_CHANCE, CAMERA, MAX_ERROR).success
+    assert Judge(min_confidence=0.0)(replace(GOOD, success=False, cam_from_world=None, cam_from_map=None), CAMERA, MAX_ERROR).trust is None
+
+
+@pytest.mark.parametrize(
+    "worse",
+    [{"inliers": 60}, {"noise": 4.0}, {"spread": 0.1}, {"reliable": 0.01}],
+)
+def test_whatever_is_worse_is_trusted_less(worse):
+    good, bad = (Judge(min_confidence=0.0).weigh(result, CAMERA, MAX_ERROR)[0] for result in (GOOD, made(**worse)))
+    assert bad < good
+
+
+def test_a_calibration_moves_odds_and_widens_covariances():
+    plain = Judge(Calibration(images=5), 0.0)(GOOD, CAMERA, MAX_ERROR)
+    place = Judge(Calibration(shift=-1.0, t=0.3, r=math.radians(2), images=5), 0.0)(GOOD, CAMERA, MAX_ERROR)
+    odds = [math.log(result.confidence / (1 - result.confidence)) for result in (plain, place)]
+    assert odds[1] - odds[0] == pytest.approx(-1, abs=1e-6)
+    assert place.trust.sigma_t == pytest.approx(math.hypot(plain.trust.sigma_t, 0.3 * math.sqrt(3)))
+    assert place.trust.sigma_r_deg == pytest.approx(math.hypot(plain.trust.sigma_r_deg, 2 * math.sqrt(3)))
+
+
+def test_without_a_calibration_covariances_have_the_general_factor():
+    residuals = Judge(Calibration(images=5), 0.0)(GOOD, CAMERA, MAX_ERROR).trust
+    general = Judge(Calibration(), 0.0)(GOOD, CAMERA, MAX_ERROR).trust
+    assert general.sigma_t == pytest.approx(general_constants().factor * residuals.sigma_t)
+    assert general.sigma_r_deg == pytest.approx(general_constants().factor * residuals.sigma_r_deg)
+    np.testing.assert_allclose([spread_t(general.covariance), spread_r_deg(general.covariance)], [general.sigma_t, general.sigma_r_deg])
+
+
+def test_the_record_survives_json():
+    record = Calibration(0.2, 0.01, 0.001, 12, 0.25)
+    assert Calibration.from_json(json.loads(json.dumps(record.to_json()))) == record
+    assert Calibration.from_json({}) == Calibration()
+
+
+@pytest.mark.parametrize("value", [{"t": -1}, {"shift": math.nan}, {"shift": "x"}, {"colour": 1}, {"shift": None}])
+def test_a_damaged_record_is_said(value):
+    with pytest.raises(FormatError, match="trust is damaged"):
+        Calibration.from_json(value)
+
+
+def test_constants_for_other_signals_are_refused():
+    with pytest.raises(FormatError, match="x.json.*inliers"):
+        constants_from_json({"signals": ["weight"]}, "x.json")
+
+
+def test_shifts_follow_the_images_as_far_as_they_say_something():
+    even = np.zeros(40)
+    half = np.arange(40) % 2 == 0
+    assert most_likely_shift(even, half) == pytest.approx(0, abs=1e-9)
+    assert most_likely_shift(even, np.arange(40) % 10 == 0) < -1
+    assert most_likely_shift(even, np.ones(40, dtype=bool)) == MAX_SHIFT
+    assert 0 < most_likely_shift(np.full(4, 3.0), np.ones(4, dtype=bool)) < 0.15  # four sure images that are right: little news
+    assert most_likely_shift(np.zeros(0), np.zeros(0, dtype=bool)) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_error_that_all_points_share_is_found():
+    random = np.random.default_rng(0)
+    stated = np.diag([0.001**2] * 3 + [0.01**2] * 3)
+    errors = random.normal(0, [math.hypot(0.001, 0.004)] * 3 + [math.hypot(0.01, 0.02)] * 3, (300, 6))
+    errors[:20] *= 50  # wrong reference poses
+    known = [(error, stated) for error in errors]
+    assert shared_error(known, slice(0, 3)) == pytest.approx(0.004, rel=0.15)
+    assert shared_error(known, slice(3, 6)) == pytest.approx(0.02, rel=0.15)
+    assert shared_error([(0.1 * error, stated) for error in errors], slice(3, 6)) == 0
+
+
+def test_a_place_is_calibrated_from_its_right_poses():
+    random = np.random.default_rng(1)
+    stated = np.diag([1e-4**2] * 3 + [1e-3**2] * 3)
+    right = [Observation(2.0, random.normal(0, [0.002] * 3 + [0.03] * 3), stated) for _ in range(60)]
+    wrong = [Observation(2.0, np.array([0, 0, 0, 3.0, 0, 0]), stated) for _ in range(20)]
+    missing = [Observation(-math.inf, None, None)] * 5
+    record = calibrate(right + wrong + missing, 0.25)
+    assert (record.images, record.tolerance_t) == (60, 0.25)
+    assert record.t == pytest.approx(0.03, rel=0.25) and record.r == pytest.approx(0.002, rel=0.25)
+    assert -1.2 < record.shift < -0.4  # 75 % right where the general constants expect 88 %
+    assert calibrate(right, 0.25).shift > 0
+    assert calibrate(right[:2], 0.25).images == 0 and calibrate([], 0.25) == Calibration(tolerance_t=0.25)
