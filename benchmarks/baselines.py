@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,10 @@ from d2s.evaluation.matching_baseline import MatchingLocalizer, extract_queries,
 from d2s.evaluation.score import scene_extent, score_images, summarize
 from d2s.features.base import LocalFeatures
 from d2s.localization.base import PoseEstimate
+from d2s.localization.localizer import Localizer
 from d2s.localization.table import DEFAULT_ESTIMATOR, make_estimator
 from d2s.regressor.landmarks import select_landmarks
+from d2s.regressor.model_files import model_bytes
 from d2s.scene.feature_store import FeatureReader
 from d2s.scene.manifest import Scene
 from d2s.training.data import TrainingSet, load_training_set
@@ -42,8 +43,7 @@ def measure(folder: Path, cache: Path) -> dict[str, Any]:
     images = [image for image in scene.split("test") if image.cam_from_world is not None]
     extract_queries(scene, scene.split("test"), cache)
     rows: dict[str, Any] = {}
-    with ExitStack() as stack:
-        queries = stack.enter_context(FeatureReader(cache))
+    with FeatureReader(cache) as queries:
         matching = (lambda: MatchingLocalizer(data).correspond), matching_bytes(data)
         methods: dict[str, tuple[Callable[[], Correspond], int]] = {"matching": matching}
         for megabytes in LANDMARK_MB:
@@ -53,13 +53,28 @@ def measure(folder: Path, cache: Path) -> dict[str, Any]:
         for name, (make, size) in methods.items():
             correspond = make()
             found = {image.name: localize(queries.read(image.name), scene.camera(image), correspond) for image in images}
-            poses = {name: estimate.cam_from_world for name, (estimate, _) in found.items() if estimate.cam_from_world is not None}
-            records: Mapping[str, Mapping[str, Any]] = {
-                name: {"ms": {"total": ms}, "inliers": estimate.num_inliers} for name, (estimate, ms) in found.items()
-            }
-            metrics = summarize(score_images(images, poses, records), scene.units, scene_extent(scene))
-            rows[name] = {**metrics, "map_bytes": size}
+            records = {name: {"ms": {"total": ms}, "inliers": estimate.num_inliers} for name, (estimate, ms) in found.items()}
+            rows[name] = _scored(scene, {name: estimate.cam_from_world for name, (estimate, _) in found.items()}, records, size)
     return rows
+
+
+def measure_model(folder: Path, cache: Path, model: Path) -> dict[str, Any]:
+    """Metrics of a trained model on the test images of its scene, from the features in `cache`."""
+    scene, localizer = Scene.load(folder), Localizer.load(model)
+    images = [image for image in scene.split("test") if image.cam_from_world is not None]
+    extract_queries(scene, scene.split("test"), cache)
+    with FeatureReader(cache) as queries:
+        found = {image.name: localizer.localize_features(queries.read(image.name), scene.camera(image)) for image in images}
+    records = {name: {"ms": result.ms, "inliers": result.num_inliers} for name, result in found.items()}
+    return _scored(scene, {name: result.cam_from_world for name, result in found.items()}, records, model_bytes(model))
+
+
+def _scored(
+    scene: Scene, poses: Mapping[str, NDArray[np.float64] | None], records: Mapping[str, Mapping[str, Any]], size: int
+) -> dict[str, Any]:
+    found = {name: cam_from_world for name, cam_from_world in poses.items() if cam_from_world is not None}
+    images = [image for image in scene.split("test") if image.name in poses]
+    return {**summarize(score_images(images, found, records), scene.units, scene_extent(scene)), "map_bytes": size}
 
 
 def localize(features: LocalFeatures, camera: pycolmap.Camera, correspond: Correspond) -> tuple[PoseEstimate, float]:
