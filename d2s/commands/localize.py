@@ -232,7 +232,7 @@ class Work:
             self.results.write(frame.name, result)
         if self.overlays is not None and frame.pixels is not None:
             fps = None if frame.index is None else self.tally.fps
-            self.overlays.write(frame, draw_overlay(frame.pixels, result, frame.name, self.localizer.info.units, fps))
+            self.overlays.write(frame, draw_overlay(frame.pixels, result, frame.title, self.localizer.info.units, fps))
         line = json.dumps(self._values(frame, result), allow_nan=False) if self.args.json else describe(frame, result, self.localizer.info)
         print(line, flush=True)
 

@@ -32,7 +32,7 @@ def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
     """The image of a file's bytes, as `read_image`; `name` is how an error calls it."""
     if not _is_complete(data):
         raise FormatError(f"Image {name} is truncated ({len(data)} bytes).", REMEDY)
-    with _quiet_opencv():
+    with quiet_opencv():
         try:
             bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         except cv2.error as error:  # for example more pixels than OpenCV accepts
@@ -135,8 +135,8 @@ def _first_scan(data: bytes) -> int:
 
 
 @contextmanager
-def _quiet_opencv() -> Iterator[None]:
-    """OpenCV prints several lines of its own for a corrupt file; the caller gets one exception instead."""
+def quiet_opencv() -> Iterator[None]:
+    """OpenCV prints several lines of its own about a corrupt file or a lost stream; whoever reads it says one."""
     control: Any = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging  # OpenCV 4 and 5
     level = control.getLogLevel()
     try:

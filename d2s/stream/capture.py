@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from d2s.features.images import quiet_opencv
+
 OPEN_MS, READ_MS = 5000, 5000
 """How long connecting and waiting for one frame may take before the connection counts as lost."""
 
@@ -16,12 +18,13 @@ OPEN_MS, READ_MS = 5000, 5000
 def open_capture(target: str | int) -> cv2.VideoCapture | None:
     """A capture of a file, address or camera index that gives frames on demand; None where it cannot be opened."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg would write pages to stderr, which holds our one line
-    if isinstance(target, int):
-        capture = cv2.VideoCapture(target)
-        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
-    else:
-        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, READ_MS]
-        capture = cv2.VideoCapture(target, cv2.CAP_FFMPEG, limits)
+    with quiet_opencv():
+        if isinstance(target, int):
+            capture = cv2.VideoCapture(target)
+            capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+        else:
+            limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, READ_MS]
+            capture = cv2.VideoCapture(target, cv2.CAP_FFMPEG, limits)
     if capture.isOpened():
         return capture
     capture.release()

@@ -26,6 +26,11 @@ class Frame:
     path: Path | None = None
     problem: str = ""
 
+    @property
+    def title(self) -> str:
+        """The name without folders of image files."""
+        return self.name if self.path is None else self.path.name
+
 
 class Source(Protocol):
     """Frames in the order of their time. `live`: they come whether somebody looks or not; `dropped` of them nobody looked at."""

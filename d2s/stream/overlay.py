@@ -17,10 +17,9 @@ from d2s.localization.result import LocalizationResult
 Picture = NDArray[np.uint8]
 Color = tuple[int, int, int]
 
-LONGEST, SMALLEST = 1280, 480
+LONGEST, SMALLEST = 1280, 640
 """Longer side of the picture in pixels: larger frames are shrunk, smaller ones enlarged, so that the text has room."""
 GREEN, RED, AMBER, WHITE, GRAY = (44, 214, 88), (240, 60, 44), (255, 176, 32), (255, 255, 255), (190, 190, 190)
-SHIFT = 4  # OpenCV draws at sixteenths of a pixel
 
 
 def draw_overlay(image: Picture, result: LocalizationResult, name: str, units: str, fps: float | None = None) -> Picture:
@@ -47,9 +46,16 @@ def _canvas(image: Picture) -> tuple[Picture, float]:
 
 
 def _dots(canvas: Picture, keypoints: NDArray[np.float32], scale: float, radius: float, color: Color) -> None:
-    places = np.rint(((keypoints + 0.5) * scale - 0.5) * 2**SHIFT).astype(int)
-    for x, y in places:
-        cv2.circle(canvas, (int(x), int(y)), round(radius * 2**SHIFT), color, cv2.FILLED, cv2.LINE_AA, SHIFT)
+    """Round dots, blended pixel by pixel: circles of this size that OpenCV fills are diamonds."""
+    places = (keypoints + 0.5) * scale - 0.5
+    corners, reach = np.floor(places).astype(int), int(np.ceil(radius)) + 1
+    for dy in range(-reach, reach + 2):
+        for dx in range(-reach, reach + 2):
+            x, y = corners[:, 0] + dx, corners[:, 1] + dy
+            share = np.clip(radius + 0.5 - np.hypot(x - places[:, 0], y - places[:, 1]), 0, 1)
+            hit = (share > 0) & (x >= 0) & (y >= 0) & (x < canvas.shape[1]) & (y < canvas.shape[0])
+            part = share[hit, None]
+            canvas[y[hit], x[hit]] = ((1 - part) * canvas[y[hit], x[hit]] + part * np.array(color)).astype(np.uint8)
 
 
 def _with_band(canvas: Picture, result: LocalizationResult, name: str, units: str, fps: float | None, unit: float) -> Picture:
