@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from d2s.errors import InputError
 from d2s.geometry import pose
-from d2s.geometry.alignment import similarity_from_points
+from d2s.geometry.alignment import Similarity, robust_similarity, similarity_from_points
 from d2s.geometry.camera import make_camera, project
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -71,3 +71,17 @@ def test_refuses_what_does_not_determine_it():
         similarity_from_points(np.ones((4, 3)), np.ones((4, 3)))
     with pytest.raises(InputError, match="three pairs"):
         similarity_from_points(line[:2], line[:2])
+
+
+def test_robust_similarity_ignores_wrong_pairs():
+    rng = np.random.default_rng(5)
+    source = rng.normal(size=(30, 3))
+    truth = Similarity(2.5, np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]), np.array([1.0, 2, 3]))
+    target = truth.apply_points(source) + rng.normal(0, 0.01, (30, 3))
+    target[:11] += rng.normal(0, 20, (11, 3))
+    found, inliers = robust_similarity(source, target)
+    assert not inliers[:11].any() and inliers[11:].sum() >= 17
+    assert found.scale == pytest.approx(2.5, rel=0.01)
+    np.testing.assert_allclose(found.apply_points(source[11:]), truth.apply_points(source[11:]), atol=0.05)
+    plain = similarity_from_points(source, target)
+    assert abs(plain.scale - 2.5) > 0.1  # otherwise the pairs were not wrong enough to tell
