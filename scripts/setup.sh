@@ -1,5 +1,5 @@
 #!/bin/sh
-# Set up the project: sh scripts/setup.sh [EXTRA ...]       (extras of pyproject.toml: hloc serve distributed dev all)
+# Set up the project: sh scripts/setup.sh [EXTRA ...]       (extras of pyproject.toml: hloc serve onnx distributed dev all)
 #                     sh scripts/setup.sh --python          print the Python of the environment, install nothing
 # Uses the active environment (VIRTUAL_ENV or CONDA_PREFIX); makes .venv in the project's folder where none is active.
 # Done once, it returns at once until pyproject.toml, constraints.txt or the scripts here change.

@@ -10,7 +10,7 @@ from pathlib import Path
 from d2s.commands.device import add_device, choose_device
 from d2s.commands.folders import dataset_name, writable_folder
 from d2s.commands.options import flag
-from d2s.errors import InputError
+from d2s.errors import InputError, MissingPackageError
 from d2s.evaluation.pose_files import read_results
 from d2s.export import colmap, nerfstudio, ply
 from d2s.export.content import Content, query_content, scene_content, with_colors, with_results
@@ -26,13 +26,14 @@ logger = logging.getLogger(__name__)
 DATASET = "7scenes"
 MODEL_FILES = (WEIGHTS, DESCRIPTION)
 PUBLIC_SUFFIX = ".pth.tar"
+ONNX_FILE = "model.onnx"
 FORMATS = {
     "colmap": "a COLMAP model",
     "ply": "points.ply and cameras.ply",
     "nerfstudio": "transforms.json and its point cloud",
     "model": "a model folder for d2s localize, of a public checkpoint",
     "published": "a checkpoint for the public code, of a model 1 or 2",
-    "onnx": "not in this version yet",
+    "onnx": "model.onnx, the network for ONNX Runtime",
 }
 
 
@@ -81,8 +82,6 @@ def _add_content_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the export and say what is in it."""
-    if args.format == "onnx":
-        raise InputError("--format onnx is not in this version yet.", f"Choose one of: {', '.join(list(FORMATS)[:-1])}.")
     _check_options(args)
     out = args.out.absolute()
     writable_folder("--out", out.parent)
@@ -91,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
         _export_model(args, out)
     elif args.format == "published":
         _export_published(args, out)
+    elif args.format == "onnx":
+        _export_onnx(args, out)
     else:
         _export_content(args, out)
     return 0
@@ -101,7 +102,7 @@ def _check_options(args: argparse.Namespace) -> None:
         raise InputError("--format model needs --checkpoint.", "Name the .pth.tar file of the public code.")
     if args.format != "model" and args.checkpoint is not None:
         raise InputError(f"--checkpoint means nothing for --format {args.format}.", "First make a model of it: --format model.")
-    needs_model = "--format published" if args.format == "published" else "--what map" if args.what == "map" else ""
+    needs_model = f"--format {args.format}" if args.format in ("published", "onnx") else "--what map" if args.what == "map" else ""
     if needs_model and args.model is None:
         raise InputError(f"{needs_model} needs --model.", "Name the model/ folder of a run.")
     if args.what in ("scene", "queries") and args.model is not None:
@@ -121,7 +122,7 @@ def _check_out(out: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise InputError(f"--out {out} is not empty.", "Name another folder, or replace an earlier export with --overwrite.")
-    ours = {*colmap.FILES, *ply.FILES, *nerfstudio.FILES, *MODEL_FILES}
+    ours = {*colmap.FILES, *ply.FILES, *nerfstudio.FILES, *MODEL_FILES, ONNX_FILE}
     others = [name for name in names if name not in ours and not name.endswith(PUBLIC_SUFFIX)]
     if others:
         raise InputError(f"--out {out} holds {others[0]}, which is no export.", "--overwrite replaces the whole folder: name another one.")
@@ -144,6 +145,22 @@ def _export_published(args: argparse.Namespace, out: Path) -> None:
         temporary.mkdir()
         write_published(temporary / name, model.network)
     logger.info("Checkpoint for the public code: %s", out / name)
+
+
+def _export_onnx(args: argparse.Namespace, out: Path) -> None:
+    try:
+        from d2s.export import onnx_file
+    except ImportError as error:
+        if error.name is None or not error.name.startswith("onnx"):
+            raise
+        raise MissingPackageError("--format onnx needs the package onnx.", "Install with: sh scripts/setup.sh onnx.") from None
+    model = load_model(args.model)
+    with atomic_path(out) as temporary:
+        temporary.mkdir()
+        size = onnx_file.write(temporary / ONNX_FILE, model)
+    logger.info("Network of %s/%s for ONNX Runtime, %.1f MB: %s", model.info.dataset, model.info.scene, size / 1e6, out / ONNX_FILE)
+    if model.info.pose_field is not None:
+        logger.warning("Its poses are in the frame of the map; the field that brings them into that of the given poses is not in the file.")
 
 
 def _export_content(args: argparse.Namespace, out: Path) -> None:

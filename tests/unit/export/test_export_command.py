@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pycolmap
 import pytest
 import torch
 
+import d2s.export
 from d2s.cli import main
 from d2s.config import ModelConfig
 from d2s.evaluation.pose_files import write_results
@@ -140,7 +142,7 @@ def test_public_checkpoint_becomes_a_model_and_a_model_a_public_checkpoint(made)
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        (["--format", "onnx", *SCENE], "not in this version"),
+        (["--format", "onnx"], "--format onnx needs --model"),
         (["--format", "colmap"], "--scene"),
         (["--format", "colmap", "--dataset", "made", "--scene", "elsewhere"], "d2s preprocess"),
         (["--format", "colmap", *SCENE, "--what", "map"], "--model"),
@@ -167,3 +169,13 @@ def test_models_of_another_kind_or_place_are_refused(made, model, capsys):
     assert "made/elsewhere" in capsys.readouterr().err
     (made.root / "out").write_text("")
     assert export(made, "--format", "ply", *SCENE) == 2 and "is a file" in capsys.readouterr().err
+
+
+def test_onnx_without_its_package(made, model, capsys, monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "onnx" or "export.onnx" in name]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(d2s.export, "onnx_file", raising=False)  # an earlier test may have imported it
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert export(made, "--format", "onnx", "--model", model) == 2
+    error = capsys.readouterr().err
+    assert "needs the package onnx. Install with: sh scripts/setup.sh onnx." in error and error.count("\n") == 1
