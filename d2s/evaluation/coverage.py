@@ -28,8 +28,10 @@ ENOUGH = 0.25
 MAX_TYPICAL = 60
 """Mapping images that say what is typical."""
 DIRECTIONS = 12
-CELLS = 16
+CELLS = 20
 """Cells along the longer side of the mapped area."""
+AROUND, CROSSED = 2, 4
+"""So many cells around mapping cameras belong to the place, where so many lines of sight cross them: nobody stands in a wall."""
 TALL = 0.15, 0.5
 """Height of the cameras' path, relative to its length and to its width, from which it is worth a view from the side."""
 
@@ -53,6 +55,13 @@ class Visibility:
         """Points (R,) that photos at one place would find in several directions, rotations (R, 3, 3) world to camera."""
         points, half = self.xyz[self._seen_alike(center)], _half_size(camera)
         return np.array([_in_picture(points, np.column_stack([r, -r @ center]), half).sum() for r in rotations])
+
+    def crossings(self, center: Array, radius: float) -> int:
+        """How many lines from a mapping camera to a point that it saw pass within `radius` of `center` (3,), which is free space then."""
+        offset = center - self.xyz
+        along = np.einsum("pkc,pc->pk", self.rays, offset)
+        beside = (offset**2).sum(axis=1)[:, None] - along**2
+        return int(((along > radius) & (along < self.distances) & (beside < radius**2)).sum())
 
     def _seen_alike(self, center: Array) -> NDArray[np.bool_]:
         """Which points some mapping image saw from a direction and distance like those of `center` (3,)."""
@@ -141,6 +150,8 @@ def measure_coverage(visibility: Visibility, scene: Scene, queries: Sequence[Sce
     cells, heights, views = _cells(places, size)
     camera = scene.camera(scene.split("train")[0])
     centers = np.column_stack([(cells[:, :2] + 0.5) * size, heights])
+    free = np.array([v > 0 or visibility.crossings(c @ frame, 0.35 * size) >= CROSSED for c, v in zip(centers, views, strict=True)])
+    centers, views = centers[free], views[free]
     turns = _turns(poses, frame)
     step = 1 + len(poses) // MAX_TYPICAL
     typical = max(1.0, float(np.median([visibility.count(p, camera) for p in poses[::step]])))
@@ -151,15 +162,16 @@ def measure_coverage(visibility: Visibility, scene: Scene, queries: Sequence[Sce
 
 
 def _cells(places: Array, size: float) -> tuple[NDArray[np.int64], Array, NDArray[np.int64]]:
-    """Cells (C, 3) that hold mapping cameras, and their neighbours on the same level; mean height (C,) of the cameras there; how many."""
+    """Cells (C, 3) that hold mapping cameras, and those around them; mean height (C,) of near cameras; how many each holds (C,)."""
     index = np.floor(places / [size, size, 2 * size]).astype(np.int64)
     held: dict[tuple[int, int, int], list[float]] = {}
     for cell, height in zip(index.tolist(), places[:, 2], strict=True):
         held.setdefault(tuple(cell), []).append(height)
     heights, views = {cell: float(np.mean(h)) for cell, h in held.items()}, {cell: len(h) for cell, h in held.items()}
-    for x, y, level in list(heights):
-        for near in ((x + dx, y + dy, level) for dx in (-1, 0, 1) for dy in (-1, 0, 1)):
-            heights.setdefault(near, heights[x, y, level])
+    for _ in range(AROUND):
+        for x, y, level in list(heights):
+            for near in ((x + dx, y + dy, level) for dx in (-1, 0, 1) for dy in (-1, 0, 1)):
+                heights.setdefault(near, heights[x, y, level])
     cells = sorted(heights)
     return np.array(cells).reshape(-1, 3), np.array([heights[c] for c in cells]), np.array([views.get(c, 0) for c in cells])
 

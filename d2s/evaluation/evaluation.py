@@ -15,7 +15,8 @@ from d2s.errors import InputError
 from d2s.evaluation.comparison import FOLDER as MATCHING
 from d2s.evaluation.comparison import SIZE, load_comparison
 from d2s.evaluation.coverage import load_visibility
-from d2s.evaluation.gallery import best_and_worst
+from d2s.evaluation.gallery import choose
+from d2s.evaluation.grades import grading
 from d2s.evaluation.pose_files import PREDICTIONS, RESULTS, read_predictions, read_results
 from d2s.evaluation.reliability import summarize_trust
 from d2s.evaluation.report import Report
@@ -66,8 +67,8 @@ def evaluate_folder(
     metrics = {"dataset": scene.dataset, "scene": scene.name, **summary, **about, "trust": trust, "versions": versions()}
     write_per_image(folder / PER_IMAGE, scores, scene.units, extent)
     if results is not None:
-        pictures = [score.image.name for some in best_and_worst(scores) for score in some]
-        collect(scene, results, pictures, landmarks).save(folder / DATA)
+        pictures = choose(scores, grading(scene.units, extent))
+        collect(scene, results, pictures.names(), landmarks).save(folder / DATA)
     write_report(folder, scene, scores, metrics)
     write_json(folder / METRICS, metrics)
     return metrics

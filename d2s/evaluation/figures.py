@@ -6,6 +6,7 @@ Figures are drawn small and scale with the page, so that their text can still be
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -36,6 +37,7 @@ STYLE = {
 PAGE_COLORS = {INK: "var(--ink)", AXIS: "var(--axis)", GRID: "var(--grid)"}
 FONT = "font-family: system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 BLUE, ORANGE, GREEN, RED, GREY = "#2b6fd6", "#e0820f", "#12924f", "#d33a2c", "#7d8894"
+MAX_MARKS = 9
 LINES = ((BLUE, "-"), (ORANGE, "--"))
 
 
@@ -58,21 +60,23 @@ def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def error_curve(errors: Mapping[str, Sequence[float]], label: str, marks: Sequence[float]) -> str:
+def error_curve(errors: Mapping[str, Sequence[float]], label: str, limits: tuple[float, float], asked: float | None = None) -> str:
     """Share of queries with an error below x, on a logarithmic axis; failures have none, so a curve may end below 100 %.
 
-    `errors`: those of one method, or of two by name. `marks`: the values written on the x axis.
+    `errors`: those of one method, or of two by name. `limits`: what the x axis shows at least. `asked`: an error to mark.
     """
     with matplotlib.rc_context(STYLE):
         figure, axes = new_figure(4.6, 3.1)
         curves = {name: np.sort(np.asarray(values, dtype=np.float64)) for name, values in errors.items()}
         finite = np.concatenate([values[np.isfinite(values)] for values in curves.values()])
-        low, high = _log_range(finite, marks)
+        low, high = _log_range(finite, limits)
+        if asked is not None:
+            axes.axvline(asked, color=AXIS, linewidth=1.1, linestyle=":")
         for (name, values), (color, line) in zip(curves.items(), LINES, strict=False):
             _draw_curve(axes, values, (low, high), name, color, line)
-        _format_curve(axes, (low, high), label, marks)
+        _format_curve(axes, (low, high), label)
         if len(curves) > 1:
-            axes.legend(loc="lower right", frameon=False)
+            axes.legend(loc="lower right", frameon=False, labelcolor=INK)
         return svg(figure)
 
 
@@ -86,18 +90,30 @@ def _draw_curve(axes: Axes, values: Array, limits: tuple[float, float], name: st
         axes.fill_between(x, 100 * y, step="post", color=color, alpha=0.08, linewidth=0)
 
 
-def _log_range(finite: Array, marks: Sequence[float]) -> tuple[float, float]:
-    """Axis limits that hold all marks and nearly all errors."""
-    low = min(marks) / 5
-    high = max(max(marks) * 1.5, float(np.quantile(finite, 0.98)) * 1.2) if len(finite) else max(marks) * 1.5
-    return low, high
+def _log_range(finite: Array, limits: tuple[float, float]) -> tuple[float, float]:
+    """Axis limits that hold the given ones and nearly all errors, over four decades below the upper one at most."""
+    low, high = limits
+    if len(finite):
+        low, high = min(low, float(np.quantile(finite, 0.05))), max(high, 1.2 * float(np.quantile(finite, 0.98)))
+    return max(low, 1e-4 * high), high
 
 
-def _format_curve(axes: Axes, limits: tuple[float, float], label: str, marks: Sequence[float]) -> None:
+def _log_marks(limits: tuple[float, float]) -> list[float]:
+    """Values to write on a logarithmic axis: 1, 2, 5 of each decade, or fewer where there are many decades."""
+    decades = range(math.floor(math.log10(limits[0])), math.ceil(math.log10(limits[1])) + 1)
+    for digits in ((1, 2, 5), (1, 3), (1,)):
+        marks = [digit * 10.0**decade for decade in decades for digit in digits if limits[0] <= digit * 10.0**decade <= limits[1]]
+        if len(marks) <= MAX_MARKS:
+            break
+    return marks
+
+
+def _format_curve(axes: Axes, limits: tuple[float, float], label: str) -> None:
+    marks = _log_marks(limits)
     axes.set_xscale("log")
     axes.set_xlim(*limits)
     axes.set_ylim(0, 102)
-    axes.set_xticks(list(marks), [f"{value:g}" for value in marks])
+    axes.set_xticks(marks, [f"{value:g}" for value in marks])
     axes.set_xticks([], minor=True)
     axes.set_xlabel(label)
     axes.set_ylabel("queries, %")

@@ -33,14 +33,15 @@ section { padding: 16px; margin: 0 0 16px; min-width: 0; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 0 16px; align-items: stretch; }
 figure { margin: 0; }
 svg { display: block; width: 100%; height: auto; }
-.wide svg { max-width: 860px; margin: 0 auto; }
+.wide svg { max-width: 780px; margin: 0 auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: 5px 8px; border-bottom: 1px solid var(--line); }
 th { color: var(--soft); font-weight: 500; font-size: .85rem; }
-th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; }
+th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; min-width: 6.5em; }
 .text { text-align: left; min-width: 16em; }
 tr:last-child td { border-bottom: 0; }
 .scroll { overflow-x: auto; -webkit-overflow-scrolling: touch; }
+.bars td { white-space: nowrap; }
 .bar { display: block; height: 9px; border-radius: 5px; background: var(--pale); min-width: 60px; }
 .bar i { display: block; height: 100%; border-radius: 5px; background: var(--blue); }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 235px), 1fr)); gap: 14px; }
@@ -53,12 +54,14 @@ img, .missing { display: block; width: 100%; height: auto; border-radius: 8px; b
 figcaption { font-size: .85rem; padding: 5px 2px 0; overflow-wrap: anywhere; }
 figcaption b { font-weight: 650; }
 .dot { display: inline-block; width: .72em; height: .72em; border-radius: 50%; margin: 0 .35em 0 .1em; }
+.cell { display: inline-block; width: 1.1em; height: 1.1em; margin: 0 .35em 0 .1em; vertical-align: -.2em; border: 1px solid var(--line); }
+.weak { border: 2px dotted var(--red); }
 .legend span { white-space: nowrap; margin-right: 14px; display: inline-block; }
 .bad { color: var(--red); }
 summary { cursor: pointer; font-weight: 600; }
 details .scroll { margin-top: 10px; max-height: 70vh; overflow-y: auto; }
 .view3d { position: relative; }
-.view3d canvas { display: block; width: 100%; height: min(62vh, 560px); border-radius: 8px; background: var(--back); cursor: grab;
+.view3d canvas { display: block; width: 100%; height: min(62vh, 560px, 105vw); border-radius: 8px; background: var(--back); cursor: grab;
   touch-action: pan-y; }
 .view3d canvas:active { cursor: grabbing; }
 .tip { position: absolute; max-width: 90%; padding: 3px 8px; border-radius: 6px; background: var(--ink); color: var(--card);
@@ -108,11 +111,11 @@ def _row(cells: Sequence[str], text_columns: Sequence[int], tag: str) -> str:
 def bars(rows: Iterable[tuple[str, float]]) -> str:
     """A table of shares in [0, 1], each with a bar."""
     lines = (
-        f'<tr><td>{escape(name)}</td><td style="width:55%"><span class="bar"><i style="width:{100 * value:.1f}%"></i></span></td>'
+        f'<tr><td>{escape(name)}</td><td style="width:100%"><span class="bar"><i style="width:{100 * value:.1f}%"></i></span></td>'
         f"<td>{100 * value:.1f} %</td></tr>"
         for name, value in rows
     )
-    return f"<table>{''.join(lines)}</table>"
+    return f'<table class="bars">{"".join(lines)}</table>'
 
 
 def picture(uri: str, alt: str, caption: str) -> str:

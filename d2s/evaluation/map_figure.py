@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PatchCollection
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
@@ -19,6 +20,8 @@ from d2s.evaluation.grades import COLORS, FAILED
 from d2s.geometry import pose
 
 Array = NDArray[np.float64]
+WIDTH = 5.0
+"""Inches: a phone shows them as 10 cm, on which the text can be read."""
 MAX_POINTS = 15_000
 LEVELS = (0.25, 0.5, 0.75)
 """Shares of the directions that separate the shades of a cell."""
@@ -62,7 +65,7 @@ class PlaceMap:
         low, high = _frame(flat)
         width, height = np.maximum(high - low, 1e-9)
         with matplotlib.rc_context(STYLE):
-            figure, axes = new_figure(6.2, min(5.2, max(1.6, 5.4 * height / width)) + (0.9 if legend else 0.35))
+            figure, axes = new_figure(WIDTH, float(np.clip(0.9 * WIDTH * height / width, 0.9, 0.9 * WIDTH)) + (1.15 if legend else 0.5))
             if self.coverage is not None:
                 _draw_cells(axes, self.coverage, axes_from_world)
             if len(self.points):
@@ -74,7 +77,7 @@ class PlaceMap:
             axes.set_aspect("equal", adjustable="box")
             axes.set_xlabel(self.unit)
             if legend:
-                _legend(axes)
+                _legend(figure, axes)
             return svg(figure)
 
     def _draw_queries(self, axes: Axes, true: Array, estimated: Array) -> None:
@@ -87,6 +90,17 @@ class PlaceMap:
             if shown.any():
                 mark: dict[str, Any] = {"marker": "x", "s": 26, "linewidths": 1.5} if grade == FAILED else {"s": 13, "linewidths": 0}
                 _dots(axes, true[shown], f"query {name}", color=COLORS[grade], zorder=5 + grade, **mark)
+
+
+def shade_legend() -> str:
+    """What the shades of the cells mean, as HTML."""
+    edges = [0, *(f"{100 * level:.0f}" for level in LEVELS), 100]
+    rgb = ", ".join(str(int(BLUE[i : i + 2], 16)) for i in (1, 3, 5))
+    squares = (
+        f'<span><i class="cell" style="background: rgba({rgb}, {alpha})"></i>{low} to {high} %</span>'
+        for alpha, low, high in zip(SHADES, edges[:-1], edges[1:], strict=True)
+    )
+    return f'<p class="legend small">of all directions: {"".join(squares)}<span><i class="cell weak"></i>little</span></p>'
 
 
 def _thinned(points: Array) -> Array:
@@ -142,8 +156,9 @@ def _dots(axes: Axes, points: Array, label: str, **style: Any) -> None:
     axes.scatter(points[:, 0], points[:, 1], label=label, **style)
 
 
-def _legend(axes: Axes) -> None:
-    legend = axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False, fontsize=9, labelcolor=INK)
+def _legend(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    legend = figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9, labelcolor=INK)
     for handle in legend.legend_handles:
         handle.set_sizes([26])  # type: ignore[union-attr]
         handle.set_alpha(1)  # type: ignore[union-attr]

@@ -8,7 +8,8 @@ from safetensors import SafetensorError, safe_open
 
 from d2s.regressor.model_files import POSE_FIELD, WEIGHTS, is_checkpoint_file, model_bytes
 
-PARTS = (("landmarks of the first look", ("landmarks", "xyz")), ("landmarks of the second look", ("dense.",)))
+PARTS = (("landmarks", ("landmarks", "xyz", "dense")),)
+"""Names of parts, and the tensors or modules that make them; all else is the network."""
 BYTES = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 
@@ -26,7 +27,7 @@ def model_parts(path: Path) -> dict[str, int]:
         return {}
     parts = dict.fromkeys([*(name for name, _ in PARTS), "network"], 0)
     for name, size in tensors.items():
-        part = next((p for p, starts in PARTS if any(name == s or (s.endswith(".") and name.startswith(s)) for s in starts)), "network")
+        part = next((p for p, starts in PARTS if name.split(".")[0] in starts), "network")
         parts[part] += size
     if (folder / POSE_FIELD).is_file():
         parts["from the map to the given poses"] = (folder / POSE_FIELD).stat().st_size

@@ -20,7 +20,7 @@ from d2s.evaluation.coverage import Coverage, Visibility, measure_coverage
 from d2s.evaluation.figures import error_curve
 from d2s.evaluation.gallery import Gallery, badness
 from d2s.evaluation.grades import Grading, grading
-from d2s.evaluation.map_figure import PlaceMap, view_from_above
+from d2s.evaluation.map_figure import PlaceMap, shade_legend, view_from_above
 from d2s.evaluation.reliability import reliability_section
 from d2s.evaluation.report_data import ReportData
 from d2s.evaluation.scene_view import Query, SceneView
@@ -130,13 +130,14 @@ class Report:
     def _curves(self) -> list[tuple[str, str]]:
         metric, extent = self.metrics["units"] == METRES, self.metrics["scene_extent"]
         factor, unit = (100.0, "cm") if metric else (100.0 / extent if extent > 0 else np.nan, "% of the extent")
-        marks = [v if metric else v / CM_PER_PERCENT for v in (1, 2, 5, 10, 25, 50)]
+        shown = (0.5, 75.0) if metric else (0.5 / CM_PER_PERCENT, 75.0 / CM_PER_PERCENT)
+        good = self._grading.good
         methods = {OURS: self.scores} if self.matching is None else {OURS: self.scores, MATCHING: self.matching.scores}
         position = {name: [factor * s.t for s in scores] for name, scores in methods.items()}
         rotation = {name: [s.r_deg for s in scores] for name, scores in methods.items()}
         return [
-            ("Position", error_curve(position, f"position error, {unit}", marks)),
-            ("Rotation", error_curve(rotation, "rotation error, degrees", (0.2, 0.5, 1, 2, 5, 10))),
+            ("Position", error_curve(position, f"position error, {unit}", shown, factor * good.t)),
+            ("Rotation", error_curve(rotation, "rotation error, degrees", (0.1, 15.0), good.deg)),
         ]
 
     def _matching(self) -> str:
@@ -188,7 +189,7 @@ class Report:
         figures = f"<figure>{place.from_above()}</figure>"
         if side:
             figures += f"<h3>From the side</h3><figure>{place.from_the_side()}</figure>"
-        return f"{words}<h3>From above</h3>{figures}"
+        return f"{words}<h3>From above</h3>{'' if self._coverage is None else shade_legend()}{figures}"
 
     def _failures(self) -> str:
         failed = [s for s in self.scores if not s.success]

@@ -39,8 +39,10 @@ const middle = box.map(([low, high]) => (low + high) / 2), reach = Math.hypot(..
 const path = Math.hypot(...[0, 1, 2].map((k) => { const [low, high] = spread(k, centers); return high - low; })) || reach;
 const body = Math.min(0.035 * reach, 0.12 * path);  // how large cameras are drawn
 
-const view = { yaw: 0.7, pitch: 0.6, distance: 2.3 * reach, target: middle.slice(), flat: false };
-const start = JSON.stringify(view);
+// At first the longer side of the place lies across, seen from half above, as near as most of it fits.
+const flat = (k, l) => sample.concat(centers).reduce((sum, p) => sum + (p[k] - middle[k]) * (p[l] - middle[l]), 0);
+const view = { yaw: 0.5 * Math.atan2(2 * flat(0, 1), flat(0, 0) - flat(1, 1)) + Math.PI / 2 + 0.25, pitch: 0.6, distance: 2.3 * reach, target: middle.slice() };
+let start = null;
 const shown = { points: true, mapping: true, queries: true, answers: true };
 let axes, width, height, scale, focal, image, depth, waiting = false;
 
@@ -49,7 +51,18 @@ function resize() {
   width = Math.max(1, Math.round(canvas.clientWidth * scale)); height = Math.max(1, Math.round(canvas.clientHeight * scale));
   canvas.width = width; canvas.height = height; focal = 1.1 * Math.min(width, height);
   image = pen.createImageData(width, height); depth = new Float32Array(width * height);
+  if (!start) fit();
   paint();
+}
+
+function fit() {
+  for (let round = 0; round < 4; round++) {
+    aim();
+    const at = sample.concat(centers).map(place).filter(Boolean), over = (k, size) => at.map((p) => Math.abs(p[k] - size / 2) / (0.44 * size)).sort((a, b) => a - b);
+    const [u, v] = [over(0, width), over(1, height)];
+    if (u.length) view.distance *= Math.max(0.2, u[Math.floor(0.99 * (u.length - 1))], v[Math.floor(0.99 * (v.length - 1))]);
+  }
+  start = JSON.stringify(view);
 }
 
 function aim() {
@@ -65,11 +78,11 @@ function place(p) {
 function paintPoints() {
   const pixels = new Uint32Array(image.data.buffer), { eye, ahead, right, up: above } = axes;
   pixels.fill(0); depth.fill(Infinity);
-  const side = Math.max(1, Math.round(scale * (reach / view.distance > 1 ? 2.4 : 1.7)));
   for (let i = 0; i < 3 * count; i += 3) {
     const x = points[i] - eye[0], y = points[i + 1] - eye[1], t = points[i + 2] - eye[2], z = x * ahead[0] + y * ahead[1] + t * ahead[2];
     if (z < 0.02 * view.distance) continue;
     const u = Math.round(width / 2 + focal * (x * right[0] + y * right[1] + t * right[2]) / z), v = Math.round(height / 2 - focal * (x * above[0] + y * above[1] + t * above[2]) / z);
+    const side = Math.max(1, Math.min(6 * scale, Math.round(scale * 1.9 * Math.min(1.6, reach / view.distance + 0.55) * view.distance / z)));
     const fade = Math.max(110, Math.min(255, 255 * (1.5 - 0.42 * z / view.distance)));
     const color = (fade << 24 | rgb[i + 2] << 16 | rgb[i + 1] << 8 | rgb[i]) >>> 0;
     for (let b = Math.max(0, v); b < Math.min(height, v + side); b++) for (let a = Math.max(0, u); a < Math.min(width, u + side); a++) {

@@ -72,7 +72,7 @@ def test_figures_are_svg_and_repeatable():
     assert drawn.count("query ") == 4 and view.from_the_side().startswith("<svg")
     assert PlaceMap(poses[:0], poses, np.full_like(poses, np.nan), [3] * 5, np.zeros((0, 3)), "metres").from_above().startswith("<svg")
     for errors in ([], [math.inf], [0.0, 1.0, math.inf]):
-        assert error_curve({"ours": errors}, "cm", (1, 5)).startswith("<svg")
+        assert error_curve({"ours": errors}, "cm", (1, 5), 2).startswith("<svg")
         assert ">theirs<" in error_curve({"ours": errors, "theirs": [0.1]}, "cm", (1, 5))
 
 
