@@ -46,7 +46,7 @@ DEFAULT_THRESHOLD = 0.5
 """A pose that is more likely wrong than right is refused."""
 ALLOWED_FALSE_ACCEPTS = 0.005
 """Share of other places' photos that may be accepted while learning; a higher threshold is taken where it is exceeded."""
-AGAINST = ("residual", "shift", "angle")
+AGAINST = ("residual", "doubt", "angle")
 """Signals that can only speak against a pose; the others only for it. A fit to few places must not learn the opposite."""
 FINE = 0.2
 """Share of the tolerance that the finer recall asks for: 5 cm where 25 cm are right, 1 % of the extent where 5 % are; the same angle."""

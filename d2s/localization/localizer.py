@@ -19,6 +19,7 @@ from d2s.features.base import Extractor, LocalFeatures
 from d2s.features.upright import extract_upright, quarter_turns
 from d2s.geometry.camera import parse_camera
 from d2s.localization.base import PoseEstimate, PoseEstimator
+from d2s.localization.doubt import doubt
 from d2s.localization.guided import refine_by_map
 from d2s.localization.prior import as_prior, choose, search_near, wide_radius
 from d2s.localization.result import LocalizationResult
@@ -195,6 +196,9 @@ class Localizer:
             landmarks = self.regressor.landmark_map() if isinstance(self.regressor, HasLandmarks) else None
             if landmarks is not None:
                 result = self._look_again(result, features, landmarks, camera)
+            if result.cam_from_map is not None:
+                first = features.keypoints[used], xyz[used], reliability[used]
+                result = replace(result, doubt=doubt(result.cam_from_map, *first, camera, self.estimator))
             result = self.judge(result, camera, self.estimator.max_error)
         result.ms.update(ms)
         return result
@@ -220,8 +224,7 @@ class Localizer:
         xyz, used, inliers = result.xyz.copy(), result.used.copy(), np.zeros(len(features), dtype=bool)
         xyz[guided.rows], used[guided.rows], inliers[guided.rows] = guided.xyz, True, guided.inliers
         pose = guided.cam_from_map
-        found = replace(result, cam_from_world=self._in_world(pose), cam_from_map=pose, xyz=xyz, used=used, inliers=inliers)
-        return replace(found, first_from_map=result.cam_from_map)
+        return replace(result, cam_from_world=self._in_world(pose), cam_from_map=pose, xyz=xyz, used=used, inliers=inliers)
 
     def _in_world(self, cam_from_map: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
         """The pose in the frame of the poses that the map was made from."""

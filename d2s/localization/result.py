@@ -59,7 +59,7 @@ class LocalizationResult:
     believed; it is then not in `cam_from_world`. `ms`: milliseconds of "features", "regressor", "pnp" and "total".
     For reports: `keypoints` (extracted, 2) pixels, `xyz` (extracted, 3) predicted scene coordinates, `reliability` (extracted,), and the
     masks `used` (given to PnP) and `inliers`, row-aligned with them. `cam_from_map`: the pose that explains the inliers, which differs from
-    `cam_from_world` where the map was made at refined poses. `first_from_map`: the pose before the second look, None where there was none.
+    `cam_from_world` where the map was made at refined poses. `doubt`: see `d2s.localization.doubt`.
     `from_prior`: found by searching near a pose prior. `rival`: a pose elsewhere that is as good, which only the prior decided against.
     """
 
@@ -73,7 +73,7 @@ class LocalizationResult:
     used: NDArray[np.bool_] = field(repr=False)
     inliers: NDArray[np.bool_] = field(repr=False)
     cam_from_map: Array | None = field(default=None, repr=False)
-    first_from_map: Array | None = field(default=None, repr=False)
+    doubt: float = field(default=0.0, repr=False)
     trust: Trust | None = field(default=None, repr=False)
     refused_pose: Array | None = field(default=None, repr=False)
     from_prior: bool = False

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 CELLS = 8
-SIGNALS = ("inliers", "share", "cover", "cells", "residual", "shift", "angle", "reliability", "agreeing")
+SIGNALS = ("inliers", "share", "cover", "cells", "residual", "doubt", "angle", "reliability", "agreeing")
 """
 inliers: log of their number. share: of the extracted keypoints that agree. cover: log of the area over which the inliers spread, as a
 share of the image's. cells: share of the cells of a grid with keypoints that hold an inlier. residual: median reprojection error of the
-inliers in units of the threshold, 1 at most. shift: log of how far the second look moved the inliers' projections, in the same units.
-angle: log of the pose's standard deviation as seen from the inliers, degrees of rotation and of translation over depth. reliability: mean
-that the network gives to all keypoints. agreeing: share of the keypoints given to PnP that agree.
+inliers in units of the threshold, 1 at most. doubt: how well the image fits elsewhere, see `d2s.localization.doubt`. angle: log of the
+pose's standard deviation as seen from the inliers, degrees of rotation and of translation over depth. reliability: mean that the network
+gives to all keypoints. agreeing: share of the keypoints given to PnP that agree.
 """
 
 
@@ -43,7 +43,7 @@ def signals_of(result: LocalizationResult, camera: pycolmap.Camera, max_error: f
         "cover": _cover(pixels, camera),
         "cells": _cells(pixels, camera) / max(_cells(result.keypoints, camera), 1),
         "residual": min(_residual(errors) / max_error, 1.0),
-        "shift": _shift(result, xyz, projected, camera, max_error),
+        "doubt": result.doubt,
         "angle": _angle(covariance, depth),
         "reliability": float(np.nan_to_num(result.reliability).mean()) if result.extracted else 0.0,
         "agreeing": len(rows) / max(result.kept, 1),
@@ -70,15 +70,6 @@ def _cells(pixels: NDArray[np.floating], camera: pycolmap.Camera) -> int:
     """Occupied cells of a grid of CELLS x CELLS."""
     place = (pixels / np.array([camera.width, camera.height]) * CELLS).astype(int).clip(0, CELLS - 1)
     return len(np.unique(place[:, 0] * CELLS + place[:, 1]))
-
-
-def _shift(result: LocalizationResult, xyz: Array, projected: Array, camera: pycolmap.Camera, max_error: float) -> float:
-    """Log of the median way, in thresholds, from where the first pose projects the inliers to where the final one does."""
-    if result.first_from_map is None or not len(xyz):
-        return 0.0
-    before = project(camera, pose.transform(result.first_from_map, xyz))[0]
-    way = np.nan_to_num(np.linalg.norm(projected - before, axis=1), nan=1e3 * max_error)
-    return math.log1p(min(float(np.median(way)) / max_error, 1e3))
 
 
 def _angle(covariance: Array | None, depth: float) -> float:

@@ -15,8 +15,10 @@ from d2s.geometry.camera import parse_camera, unproject
 from d2s.geometry.pose_field import motion
 from d2s.localization.calibration import MAX_SHIFT, Observation, calibrate, most_likely_shift, shared_error
 from d2s.localization.covariance import spread_r_deg, spread_t
+from d2s.localization.doubt import doubt
 from d2s.localization.result import LocalizationResult
 from d2s.localization.signals import SIGNALS, signals_of
+from d2s.localization.table import make_estimator
 from d2s.localization.trust import Calibration, Judge, constants_from_json, general_constants
 
 CAMERA = parse_camera("PINHOLE 640 480 525 525 320 240")
@@ -56,10 +58,17 @@ def test_signals_say_what_their_names_promise():
     assert signal(GOOD, "reliability") == pytest.approx(0.4)
 
 
-def test_the_second_looks_move_is_measured_in_thresholds():
-    assert signal(GOOD, "shift") == 0
-    moved = pose.compose(motion(np.array([0, 0.02, 0, 0, 0, 0])), TRUE)  # about 525 * 0.02 pixels
-    assert signal(replace(GOOD, first_from_map=moved), "shift") == pytest.approx(math.log1p(10.5 / MAX_ERROR), rel=0.15)
+def test_matches_for_another_place_raise_doubt():
+    estimator = make_estimator(max_error=MAX_ERROR)
+    elsewhere = pose.compose(motion(np.array([0, 0.3, 0, 2.0, 0, 0])), TRUE)
+    random = np.random.default_rng(0)
+    pixels = random.uniform(0, [640, 480], (300, 2)).astype(np.float32)
+    local = np.column_stack([unproject(CAMERA, pixels), np.ones(300)]) * random.uniform(2, 6, (300, 1))
+    for there, noise, low, high in ((0, 150, 0, 0), (20, 0, 0, 0), (100, 50, 0.6, 0.75), (170, 0, 1, 1)):
+        xyz = pose.transform(pose.inverse(TRUE), local)
+        xyz[:there] = pose.transform(pose.inverse(elsewhere), local[:there])
+        xyz[there : there + noise] = random.uniform(-9, 9, (noise, 3))
+        assert low <= doubt(TRUE, pixels, xyz.astype(np.float32), np.ones(300, np.float32), CAMERA, estimator) <= high
 
 
 @pytest.mark.parametrize("inliers", [0, 1, 3, 4])
