@@ -21,6 +21,7 @@ from d2s.scene.atomic import read_json
 logger = logging.getLogger(__name__)
 
 Load = Callable[[Path], Localizer]
+LANDMARKS = "landmarks.xyz"  # of the network's tensors
 DESCRIBED = ("dataset", "scene", "units", "num_keypoints", "bounds", "cameras")
 
 
@@ -41,9 +42,9 @@ class ServedScene:
     def points(self, most: int) -> list[list[float]]:
         """At most `most` scene coordinates of what the map knows, to draw the place; none for networks without landmarks."""
         with safe_open(self.weights, framework="np") as file:
-            if "xyz" not in file.keys():  # noqa: SIM118  # it is no dict
+            if LANDMARKS not in file.keys():  # noqa: SIM118  # it is no dict
                 return []
-            xyz = file.get_tensor("xyz")
+            xyz = file.get_tensor(LANDMARKS)
         rows = np.linspace(0, len(xyz) - 1, min(most, len(xyz))).astype(int)
         return [[round(float(value), 3) for value in point] for point in xyz[rows]]
 

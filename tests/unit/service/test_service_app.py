@@ -71,7 +71,7 @@ def test_what_the_service_says_of_itself(start):
 def test_points_of_the_map_are_few_and_of_the_whole_map(start, tmp_path, caplog):
     folders = {name: model_folder(tmp_path / name) for name in ("hall", "regression", "damaged")}
     xyz = np.arange(3 * 9000, dtype=np.float32).reshape(-1, 3)
-    save_file({"xyz": xyz, "landmarks": np.zeros((9000, 4), np.float16)}, folders["hall"] / "model.safetensors")
+    save_file({"landmarks.xyz": xyz, "landmarks.codes": np.zeros((9000, 4), np.int8)}, folders["hall"] / "model.safetensors")
     save_file({"center": np.zeros(3, np.float32)}, folders["regression"] / "model.safetensors")
     client = start(scenes=folders)
     points = client.get("/scenes/hall/points").json["points"]
