@@ -20,6 +20,7 @@ from d2s.commands.options import add_min_confidence, flag
 from d2s.errors import InputError
 from d2s.evaluation import wording
 from d2s.evaluation.predict import failed
+from d2s.features.upright import quarter_turns
 from d2s.geometry.camera import parse_camera
 from d2s.localization.localizer import Localizer
 from d2s.localization.result import LocalizationResult
@@ -222,9 +223,10 @@ class Work:
         assert frame.pixels is not None
         camera = self.cameras.choose((frame.pixels.shape[1], frame.pixels.shape[0]), frame.path)
         prior = self.priors.of(frame.name)
+        turns = 0 if frame.path is None else quarter_turns(frame.path)
         if self.sequence is not None:
-            return self.sequence.localize(frame.pixels, camera, frame.timestamp, prior)
-        return self.localizer.localize(frame.pixels, camera, prior)
+            return self.sequence.localize(frame.pixels, camera, frame.timestamp, prior, turns)
+        return self.localizer.localize(frame.pixels, camera, prior, turns)
 
     def _put_out(self, frame: Frame, result: LocalizationResult) -> None:
         """Files first: what was printed is in them, whatever happens next."""

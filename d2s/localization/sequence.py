@@ -100,7 +100,12 @@ class SequenceLocalizer:
         self._track = None
 
     def localize(
-        self, image: Image, camera: pycolmap.Camera | str, timestamp: float | None = None, prior: ArrayLike | None = None
+        self,
+        image: Image,
+        camera: pycolmap.Camera | str,
+        timestamp: float | None = None,
+        prior: ArrayLike | None = None,
+        turns: int | None = None,
     ) -> LocalizationResult:
         """Pose of the next frame; arguments and result as `Localizer.localize`.
 
@@ -110,7 +115,7 @@ class SequenceLocalizer:
         """
         start = time.perf_counter()
         known = as_camera(camera)
-        features = self.localizer.extract(image, known)
+        features = self.localizer.extract(image, known, turns)
         extracted = 1e3 * (time.perf_counter() - start)
         result = self.localize_features(features, known, timestamp, prior)
         result.ms.update(features=extracted, total=1e3 * (time.perf_counter() - start))
