@@ -76,9 +76,9 @@ def main() -> int:
     if npm is None:
         return _fail("npm is needed (Debian, Ubuntu: apt install npm), or a network that reaches more than a package registry.")
     with tempfile.TemporaryDirectory() as folder:
-        packed = subprocess.run([npm, "pack", "--silent", "--pack-destination", folder, *FILES], capture_output=True, text=True, cwd=folder)
-        if packed.returncode:
-            return _fail(f"npm could not fetch the page's scripts: {packed.stderr.strip().splitlines()[-1:]}")
+        options = ["--silent", "--fetch-retries=1", "--fetch-timeout=30000", "--pack-destination", folder]
+        if subprocess.run([npm, "pack", *options, *FILES], stdout=subprocess.DEVNULL, cwd=folder).returncode:
+            return _fail("npm could not fetch the scripts of visdom's page.")
         for package, names in FILES.items():
             _unpack(Path(folder, package.replace("@", "-") + ".tgz"), names, static)
     (static / BUILT).write_text(version)

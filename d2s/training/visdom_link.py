@@ -39,6 +39,9 @@ ANSWER_SECONDS = 5.0
 RETRY_SECONDS = 10.0
 """Pause before a server that is gone is asked again."""
 
+LOOK_SECONDS = 5.0
+"""Pause between two looks whether the server still has the environment, while there is nothing to send."""
+
 CURVE_OF = {window.name: window for window in CURVES}
 
 
@@ -51,7 +54,7 @@ class VisdomLink:
         self._warn_of_broken_page()
         self._make_client = _client_class()
         self._client: Any = None
-        self._gone, self._next_try = False, 0.0
+        self._gone, self._next_try, self._next_look = False, 0.0, 0.0
 
     @property
     def page(self) -> str:
@@ -73,8 +76,10 @@ class VisdomLink:
 
         A server that is gone is asked again every RETRY_SECONDS, or at once with `now`. When it is back it gets all windows.
         """
-        if time.monotonic() < self._next_try and not now:
+        if self._gone and time.monotonic() < self._next_try and not now:
             return False
+        if not (self._gone or windows.changed or save or now) and time.monotonic() < self._next_look:
+            return True
         try:
             self._ready(windows)
             for name in windows.names():
@@ -90,6 +95,7 @@ class VisdomLink:
 
     def _ready(self, windows: Windows) -> None:
         """Connect where that is needed. A server that does not have the environment (any more) gets all windows."""
+        self._next_look = time.monotonic() + LOOK_SECONDS
         if self._client is not None and self.environment in self._client.get_env_list():
             return
         self._client = self._make_client(

@@ -15,7 +15,7 @@ from d2s.training.validation_view import ValidationView
 MAX_POINTS = 1000
 """Points of a curve: more than a window is wide only cost time."""
 
-WIDTH, HEIGHT = 420, 290
+WIDTH, HEIGHT = 420, 260
 """Size of a window with curves, in pixels: three fill the width of a common screen."""
 
 Record = dict[str, Any]
@@ -39,7 +39,7 @@ class Trace:
         return float(value) * (100.0 if centimetres or self.key == "recall" else 1.0)
 
 
-BLUE, ORANGE, GREEN, RED, GREY = "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#7f8790"
+BLUE, ORANGE, GREEN, RED, GREY, BLACK = "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#7f8790", "#000000"
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def curve_options(window: CurveWindow, traces: list[Trace], label: str) -> dict[
         "yaxis": {**_axis(label, traces[0].color if right else None), **_scale(window)},
     }  # fmt: skip
     if right:
-        second = {"overlaying": "y", "side": "right", "showgrid": False, "rangemode": "tozero"}
+        second = {"overlaying": "y", "side": "right", "showgrid": False, "zeroline": False, "rangemode": "tozero"}
         layout["yaxis2"] = {**_axis("angle [deg]", right[0].color), **second}
     return {
         "title": window.title, "legend": [trace.name for trace in traces], "width": WIDTH, "height": HEIGHT,
@@ -191,7 +191,7 @@ def _axis(label: str, color: str | None) -> dict[str, Any]:
 def _scale(window: CurveWindow) -> dict[str, Any]:
     if window.limits:
         return {"range": list(window.limits)}
-    return {"type": "log"} if window.log else {"rangemode": "tozero"}
+    return {"type": "log", "dtick": "D2"} if window.log else {"rangemode": "tozero"}
 
 
 def _style(trace: Trace) -> dict[str, Any]:
@@ -207,7 +207,7 @@ def points_groups(view: ValidationView) -> list[tuple[str, str, float, NDArray[n
         (f"{len(view.mapped)} SfM points", GREY, 2.0, view.mapped),
         (f"{int(view.inlier.sum())} predicted, inliers", GREEN, 2.5, view.predicted[view.inlier]),
         (f"{int((~view.inlier).sum())} predicted, others", RED, 2.5, view.predicted[~view.inlier]),
-        ("camera, true", "#000000", 6.0, view.centers[:1]),
+        ("camera, true", BLACK, 9.0, view.centers[:1]),
         ("camera, localized", BLUE, 6.0, view.centers[1:][np.isfinite(view.centers[1:]).all(axis=1)]),
     ]
     return [group for group in groups if len(group[3])]
@@ -222,10 +222,7 @@ def points_options(view: ValidationView, groups: list[tuple[str, str, float, NDA
         f"{axis}axis": {"title": {"text": f"{axis} [{view.unit}]"}, "range": [float(low[k]) - margin, float(high[k]) + margin]}
         for k, axis in enumerate("xyz")
     }
-    styles = {
-        name: {"mode": "markers", "marker": {"color": color, "size": size, "opacity": 0.6 if color == GREY else 0.9, "line": {"width": 0}}}
-        for name, color, size, _ in groups
-    }
+    styles = {name: {"mode": "markers", "marker": _marker(color, size)} for name, color, size, _ in groups}
     layout = {
         "title": "", "showlegend": True, "legend": {"x": 0, "y": 1, "itemsizing": "constant", "bgcolor": "rgba(255,255,255,0.7)"},
         "margin": {"l": 0, "r": 0, "t": 0, "b": 0},
@@ -235,3 +232,9 @@ def points_options(view: ValidationView, groups: list[tuple[str, str, float, NDA
         "title": f"{POINTS_WINDOW}: scene coordinates of {view.image}", "legend": [group[0] for group in groups],
         "width": round(1.5 * WIDTH), "height": round(1.5 * HEIGHT), "traceopts": {"plotly": styles}, "layoutopts": {"plotly": layout},
     }  # fmt: skip
+
+
+def _marker(color: str, size: float) -> dict[str, Any]:
+    """A dot; a ring for the true camera, which the localized one would hide."""
+    symbol = "circle-open" if color == BLACK else "circle"
+    return {"color": color, "size": size, "symbol": symbol, "opacity": 0.6 if color == GREY else 0.9, "line": {"width": 0}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -24,14 +25,14 @@ from d2s.scene.manifest import Scene
 from d2s.training import visdom_link, visdom_tracker
 from d2s.training.visdom_link import VisdomLink
 from d2s.training.visdom_tracker import VisdomTracker
-from d2s.training.visdom_windows import CURVES, KEYPOINTS_WINDOW, NAMES, POINTS_WINDOW, Windows
+from d2s.training.visdom_windows import KEYPOINTS_WINDOW, NAMES, POINTS_WINDOW, Windows
 
 pytestmark = pytest.mark.skipif(util.find_spec("visdom") is None, reason="visdom is not installed")
 
 # `python -m visdom.server` downloads the scripts of its page first, which these tests must not.
 SERVER = "from visdom.server.run_server import start_server; start_server({port}, '127.0.0.1', '', {folder!r}, bind_local=True)"
 STEPS = ["--set", "training.max_minutes=0", "--set", "logging.print_freq=2"]
-TITLES = {**{window.name: window.title for window in CURVES}, POINTS_WINDOW: POINTS_WINDOW, KEYPOINTS_WINDOW: KEYPOINTS_WINDOW}
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def free_port() -> int:
@@ -339,3 +340,18 @@ def test_watching_costs_little(lasting):
     tracker.close()
     assert curve(lasting, "busy", "lr_win", "lr")[-1] == 1499
     assert (spent + sending) / elapsed < 0.02
+
+
+WATCHED = re.findall(r"^d2s (watch .*?)(?:  #.*)?$", (ROOT / "docs" / "watching.md").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", WATCHED)
+def test_the_commands_of_the_page_on_watching(run_folder, lasting, line):
+    (run_folder / "state.json").write_text('{"finished_stages": [1]}')
+    words = line.replace("logs/demo", str(run_folder)).replace("http://gpu-box", "http://localhost").replace("8097", str(lasting)).split()
+    assert main([*words, *([] if "--port" in words else ["--port", str(lasting)])]) == 0
+    assert set(windows(lasting, words[words.index("--env") + 1] if "--env" in words else "a_run")) == set(NAMES)
+
+
+def test_the_page_on_watching_has_commands():
+    assert len(WATCHED) == 3
