@@ -212,7 +212,8 @@ def calibration_of(own: Sequence[Row], constants: Constants) -> Calibration:
     """The record that a training would end with: from the validation images."""
     rows = [row for row in own if row["split"] == "val"]
     scores = [constants.score(np.array(row["signals"])) if row["found"] else -math.inf for row in rows]
-    return calibrate([observation(row, score) for row, score in zip(rows, scores, strict=True)], own[0]["tolerance"])
+    field = next((row["field"] for row in own if row["found"]), (0.0, 0.0))
+    return calibrate([observation(row, score) for row, score in zip(rows, scores, strict=True)], own[0]["tolerance"], field)
 
 
 def unseen(rows: dict[str, list[Row]]) -> list[tuple[Row, float]]:

@@ -166,6 +166,8 @@ def _row(localizer: Localizer, place: Place, shown: Place, image: SceneImage, fe
     row |= {"tolerance": tolerance_of(place.scene), "found": result.cam_from_world is not None, "inliers": result.num_inliers}
     if result.cam_from_world is None or result.cam_from_map is None:
         return row
+    field = localizer.info.pose_field
+    row["field"] = (0.0, 0.0) if field is None else field.uncertain
     covariance = covariance_of(result, camera)
     row["signals"] = signals_of(result, camera, localizer.estimator.max_error, covariance).tolist()
     if shown.where == place.where and image.cam_from_world is not None:

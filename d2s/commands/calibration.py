@@ -29,7 +29,8 @@ def measure_trust(folder: Path, scene: Scene, model: SceneRegressor) -> Calibrat
     localizer = Localizer(model, min_confidence=0.0)
     with FeatureReader(folder / FEATURES) as reader:
         observations = [_observation(localizer, scene, image, reader) for image in images]
-    record = calibrate(observations, tolerance_t)
+    field = model.info.pose_field
+    record = calibrate(observations, tolerance_t, (0.0, 0.0) if field is None else field.uncertain)
     logger.debug("Trust from %d validation images: %s.", len(images), record)
     return record
 

@@ -29,6 +29,8 @@ LENGTHS = (0.6, 1.2, 2.4)
 """Length scales to choose from, as multiples of the typical distance of a camera from the middle of all."""
 ANGLES_DEG = (20.0, 40.0, 80.0)
 NOISES = (0.01, 0.1, 1.0)
+CHI_SQUARE_3 = 2.366
+"""Median of the squared length of three independent standard normal numbers."""
 WORTH = 0.9
 """A field is kept when cross-validation finds its error below this share of the error without it."""
 
@@ -36,7 +38,8 @@ WORTH = 0.9
 @dataclass(frozen=True)
 class PoseField:
     """`anchors` (K, 3, 4): refined poses of mapping images. `weights` (K, 6) and `mean` (6,): rotation vector in radians and translation in
-    the scene's unit, both in camera axes. `length` in the scene's unit and `angle_deg` in degrees: reach of an anchor.
+    the scene's unit, both in camera axes. `length` in the scene's unit and `angle_deg` in degrees: reach of an anchor. `uncertain` (2,):
+    standard deviation per axis, in radians and in the scene's unit, of what the field leaves on stretches that it was not fitted to.
     """
 
     anchors: Array
@@ -44,6 +47,7 @@ class PoseField:
     mean: Array
     length: float
     angle_deg: float
+    uncertain: tuple[float, float] = (0.0, 0.0)
 
     def correct(self, cam_from_map: ArrayLike) -> Array:
         """cam_from_world (3, 4) in the frame of the given poses of a pose (3, 4) that was found in the map."""
@@ -76,7 +80,8 @@ def fit_pose_field(refined: ArrayLike, given: ArrayLike) -> PoseField | None:
     _, length, reach, noise = best
     mean = motions.mean(axis=0)
     weights = _solve(_likeness(distance, angle, length, reach), motions - mean, noise)
-    return PoseField(anchors, weights, mean, length, reach)
+    left = left_over(_likeness(*trial, length, reach), motions[some], noise, BLOCKS[0])
+    return PoseField(anchors, weights, mean, length, reach, (_spread(left[:, :3]), _spread(left[:, 3:])))
 
 
 def typical_distance(poses: Array) -> float:
@@ -104,6 +109,11 @@ def left_over(likeness: Array, motions: Array, noise: float, blocks: int) -> Arr
 def _size(motions: Array, unit: float) -> float:
     """Mean over images of the length of the translation, in `unit`, plus the angle in radians."""
     return float((np.linalg.norm(motions[:, 3:], axis=1) / unit + np.linalg.norm(motions[:, :3], axis=1)).mean())
+
+
+def _spread(vectors: Array) -> float:
+    """Standard deviation per axis of vectors (K, 3), by the median of their lengths: wrong poses must not decide."""
+    return float(np.median(np.linalg.norm(vectors, axis=1)) / np.sqrt(CHI_SQUARE_3))
 
 
 def _solve(kernel: Array, values: Array, noise: float) -> Array:

@@ -44,13 +44,18 @@ class Observation:
         return float(np.linalg.norm(self.difference[3:])) <= tolerance_t and turned <= tolerance_r_deg
 
 
-def calibrate(observations: Sequence[Observation], tolerance_t: float) -> Calibration:
-    """The record of a place from images that were not used to map it; `tolerance_t` in the scene's unit."""
+def calibrate(observations: Sequence[Observation], tolerance_t: float, field: tuple[float, float] = (0.0, 0.0)) -> Calibration:
+    """The record of a place from images that were not used to map it; `tolerance_t` in the scene's unit.
+
+    `field`: standard deviations per axis, in radians and in the scene's unit, of what leads from the map to the given poses. Validation
+    images lie among mapping images, where it is surer than elsewhere.
+    """
     found = [o for o in observations if o.difference is not None]
     right = [o for o in found if o.is_right(tolerance_t)]
     shift = most_likely_shift(np.array([o.score for o in found]), np.array([o.is_right(tolerance_t) for o in found], dtype=bool))
     known = [(o.difference, o.covariance) for o in right if o.difference is not None and o.covariance is not None]
     r, t = (shared_error(known, slice(0, 3)), shared_error(known, slice(3, 6))) if len(known) >= FEWEST else (0.0, 0.0)
+    r, t = max(r, field[0]), max(t, field[1])
     images = len(known) if len(known) >= FEWEST else 0
     return Calibration(round(shift, 4) + 0.0, float(f"{t:.4g}"), float(f"{r:.4g}"), images, tolerance_t)
 

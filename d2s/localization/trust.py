@@ -120,10 +120,9 @@ class Judge:
         return score, None if covariance is None else in_world(covariance, result.cam_from_map, result.cam_from_world)
 
     def _with_map(self, covariance: Array) -> Array:
-        if not self.calibration.images:
-            return (self.constants or general_constants()).factor ** 2 * covariance
+        factor = 1.0 if self.calibration.images else (self.constants or general_constants()).factor
         extra = np.repeat([self.calibration.r**2, self.calibration.t**2], 3)
-        return np.asarray(covariance + np.diag(extra))
+        return np.asarray(factor**2 * covariance + np.diag(extra))
 
 
 def refuse(result: LocalizationResult, least: float) -> LocalizationResult:

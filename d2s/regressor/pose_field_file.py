@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from d2s.errors import FormatError
 from d2s.geometry.pose_field import PoseField
 
-SHAPES = {"anchors": (-1, 3, 4), "weights": (-1, 6), "mean": (6,), "reach": (2,)}
+SHAPES = {"anchors": (-1, 3, 4), "weights": (-1, 6), "mean": (6,), "reach": (2,), "uncertain": (2,)}
 
 
 def save_pose_field(path: Path, field: PoseField) -> None:
@@ -22,6 +22,7 @@ def save_pose_field(path: Path, field: PoseField) -> None:
             "weights": field.weights.astype(np.float32),
             "mean": field.mean,
             "reach": np.array([field.length, field.angle_deg]),
+            "uncertain": np.array(field.uncertain),
         },
         path,
     )
@@ -32,6 +33,7 @@ def load_pose_field(path: Path) -> PoseField:
     try:
         arrays = {name: values.astype(np.float64).reshape(SHAPES[name]) for name, values in load_file(path).items()}
         length, angle_deg = arrays["reach"].tolist()
-        return PoseField(arrays["anchors"], arrays["weights"], arrays["mean"], length, angle_deg)
+        uncertain = arrays.get("uncertain", np.zeros(2)).tolist()  # files of earlier versions do not say
+        return PoseField(arrays["anchors"], arrays["weights"], arrays["mean"], length, angle_deg, (uncertain[0], uncertain[1]))
     except (SafetensorError, KeyError, ValueError) as error:
         raise FormatError(f"{path} is damaged ({' '.join(str(error).split())[:200]}).", "Copy the model again, or train again.") from None

@@ -51,6 +51,14 @@ def test_a_held_out_stretch_is_brought_back() -> None:
     assert np.median(after[:, 1]) < 0.1 * np.median(before[:, 1])
 
 
+def test_it_says_what_it_leaves_on_stretches_that_it_has_not_seen() -> None:
+    refined = path(240)
+    sure, unsure = (fit_pose_field(refined, drifted(refined, noise)) for noise in (0.0, 0.01))
+    assert sure is not None and unsure is not None
+    assert max(sure.uncertain) < 0.004
+    assert all(0.009 < value < 0.013 for value in unsure.uncertain)  # the noise of the given poses, and a little of its own
+
+
 def test_far_from_all_images_the_mean_motion_remains() -> None:
     refined = path(120)
     field = fit_pose_field(refined, drifted(refined))

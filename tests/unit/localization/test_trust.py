@@ -171,4 +171,5 @@ def test_a_place_is_calibrated_from_its_right_poses():
     assert record.t == pytest.approx(0.03, rel=0.25) and record.r == pytest.approx(0.002, rel=0.25)
     assert -1.2 < record.shift < -0.4  # 75 % right where the general constants expect 88 %
     assert calibrate(right, 0.25).shift > 0
+    assert (calibrate(right, 0.25, (0.05, 0.001)).r, calibrate(right, 0.25, (0.05, 0.001)).t) == (0.05, record.t)
     assert calibrate(right[:2], 0.25).images == 0 and calibrate([], 0.25) == Calibration(tolerance_t=0.25)

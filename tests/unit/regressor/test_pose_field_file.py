@@ -1,0 +1,36 @@
+"""The file of a pose field: round trip, files of earlier versions, damage."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from d2s.errors import FormatError
+from d2s.geometry.pose_field import PoseField
+from d2s.regressor.pose_field_file import load_pose_field, save_pose_field
+
+FIELD = PoseField(np.tile(np.eye(3, 4), (5, 1, 1)), np.full((5, 6), 0.25), np.arange(6.0), 1.5, 40.0, (0.001, 0.02))
+
+
+def test_round_trip(tmp_path):
+    save_pose_field(tmp_path / "field.safetensors", FIELD)
+    loaded = load_pose_field(tmp_path / "field.safetensors")
+    np.testing.assert_array_equal(loaded.anchors, FIELD.anchors)
+    np.testing.assert_array_equal(loaded.weights, FIELD.weights)
+    np.testing.assert_array_equal(loaded.mean, FIELD.mean)
+    assert (loaded.length, loaded.angle_deg, loaded.uncertain) == (1.5, 40.0, (0.001, 0.02))
+
+
+def test_fields_of_earlier_versions_do_not_say_how_sure_they_are(tmp_path):
+    save_pose_field(tmp_path / "new", replace(FIELD, uncertain=(1.0, 1.0)))
+    tensors = load_file(tmp_path / "new")
+    del tensors["uncertain"]
+    save_file(tensors, tmp_path / "old")
+    assert load_pose_field(tmp_path / "old").uncertain == (0.0, 0.0)
+    del tensors["weights"]
+    save_file(tensors, tmp_path / "damaged")
+    with pytest.raises(FormatError, match="damaged"):
+        load_pose_field(tmp_path / "damaged")
