@@ -80,7 +80,7 @@ def fit_pose_field(refined: ArrayLike, given: ArrayLike) -> PoseField | None:
     _, length, reach, noise = best
     mean = motions.mean(axis=0)
     weights = _solve(_likeness(distance, angle, length, reach), motions - mean, noise)
-    left = left_over(_likeness(*trial, length, reach), motions[some], noise, BLOCKS[0])
+    left = left_over(_likeness(*trial, length, reach), motions[some], noise, BLOCKS[-1])
     return PoseField(anchors, weights, mean, length, reach, (_spread(left[:, :3]), _spread(left[:, 3:])))
 
 
