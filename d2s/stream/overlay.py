@@ -69,11 +69,11 @@ def _with_band(canvas: Picture, result: LocalizationResult, name: str, units: st
     top, second = canvas.shape[0] - height + pad, canvas.shape[0] - pad - round(12 * unit)
     right = width - pad
     speed = "" if fps is None else f"{fps:.1f} frames/s"
+    state, color, detail = words(result, units)
+    draw.text((pad, top), state, color, large)
+    name = _cut(draw, name, small, right - 3 * pad - draw.textlength(state, large))
     draw.text((right, top), name, GRAY, small, anchor="ra")
     draw.text((right, second), speed, GRAY, small, anchor="ra")
-    state, color, detail = words(result, units)
-    room = right - pad - max(draw.textlength(name, small), 0) - 2 * pad
-    draw.text((pad, top), _cut(draw, state, large, room), color, large)
     room = right - pad - draw.textlength(speed, small) - 2 * pad
     draw.text((pad, second), _cut(draw, detail, small, room), WHITE, small)
     return np.asarray(picture, dtype=np.uint8)

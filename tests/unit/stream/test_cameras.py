@@ -1,0 +1,89 @@
+"""The camera of a frame: named, of the mapping images, scaled, or from EXIF."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from d2s.errors import InputError
+from d2s.geometry.camera import format_camera, parse_camera, project, unproject
+from d2s.stream.cameras import CameraChooser, scaled
+
+VGA = "SIMPLE_RADIAL 640 480 520.0 322.3 236.8 -0.05"
+OTHER = "SIMPLE_RADIAL 640 480 700.0 320.0 240.0 0.0"
+WIDE = "OPENCV 1920 1080 1500.0 1510.0 960.0 540.0 0.1 0.0 0.0 0.0"
+
+
+def photo(path, size, focal_35mm=None):
+    exif = Image.Exif()
+    if focal_35mm is not None:
+        exif[0xA405] = focal_35mm
+    Image.fromarray(np.zeros((size[1], size[0], 3), np.uint8)).save(path, exif=exif)
+    return path
+
+
+def test_the_named_camera_is_taken_whatever_the_others_are():
+    assert format_camera(CameraChooser(parse_camera(OTHER), [VGA, WIDE]).choose((640, 480))) == OTHER
+
+
+def test_a_mapping_camera_of_the_same_size(caplog):
+    chooser = CameraChooser(None, [VGA, VGA, WIDE])
+    assert format_camera(chooser.choose((640, 480))) == VGA and format_camera(chooser.choose((1920, 1080))) == WIDE
+    assert not caplog.records, "nothing to say about the obvious"
+
+
+@pytest.mark.parametrize("size", [(320, 240), (1280, 960), (213, 160), (500, 375)])
+def test_a_mapping_camera_scaled_and_said_once(caplog, size):
+    chooser = CameraChooser(None, [VGA])
+    camera = chooser.choose(size)
+    again = chooser.choose(size)
+    assert (camera.width, camera.height) == size == (again.width, again.height)
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "scaled from 640x480" in caplog.text and f"{size[0]}x{size[1]}" in caplog.text
+    original = parse_camera(VGA)
+    rays = np.column_stack([unproject(original, [[10.0, 20.0], [600.0, 400.0]]), [1, 1]])
+    here = project(camera, rays)[0]
+    expected = (np.array([[10.0, 20.0], [600.0, 400.0]]) + 0.5) * [size[0] / 640, size[1] / 480] - 0.5
+    np.testing.assert_allclose(here, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("known", "size", "words"),
+    [
+        ([VGA], (640, 360), ["640x360", "640x480", "another shape", "--camera"]),
+        ([VGA], (480, 640), ["another shape"]),
+        ([], (640, 480), ["no known camera", "--camera"]),
+        ([VGA, OTHER], (640, 480), ["2 cameras", f"--camera '{VGA}'"]),
+        ([VGA, OTHER], (320, 240), ["2 cameras", "320 240"]),
+    ],
+)
+def test_no_or_no_single_camera_is_an_error_with_a_remedy(known, size, words):
+    with pytest.raises(InputError) as error:
+        CameraChooser(None, known).choose(size)
+    assert all(word in str(error.value) for word in words)
+
+
+def test_exif_decides_among_mapping_cameras(tmp_path):
+    chooser = CameraChooser(None, [VGA, OTHER])
+    for focal, expected in ((28, VGA), (38, OTHER)):  # 43.27 mm are the 800 pixels of the diagonal
+        assert format_camera(chooser.choose((640, 480), photo(tmp_path / f"{focal}.jpg", (640, 480), focal))) == expected
+
+
+def test_exif_of_another_lens_gives_a_camera_of_its_own(tmp_path, caplog):
+    camera = CameraChooser(None, [VGA]).choose((640, 480), photo(tmp_path / "tele.jpg", (640, 480), 85))
+    assert camera.model.name == "SIMPLE_PINHOLE" and camera.mean_focal_length() == pytest.approx(85 / 43.2666 * 800, rel=1e-3)
+    assert "from EXIF" in caplog.text
+    portrait = CameraChooser(None, [VGA]).choose((300, 400), photo(tmp_path / "portrait.jpg", (300, 400), 28))
+    assert (portrait.width, portrait.height) == (300, 400)
+
+
+def test_a_photo_without_exif_is_as_any_image(tmp_path):
+    assert format_camera(CameraChooser(None, [VGA]).choose((640, 480), photo(tmp_path / "a.jpg", (640, 480)))) == VGA
+
+
+def test_scaling_there_and_back():
+    camera = scaled(scaled(parse_camera(WIDE), (960, 540)), (1920, 1080))
+    np.testing.assert_allclose(camera.params, parse_camera(WIDE).params, rtol=1e-12)
