@@ -21,12 +21,13 @@ def _time(scores: Sequence[Score], metrics: Mapping[str, Any]) -> str:
     times = {stage: (median_ms(scores, stage), median_ms(scores, stage, 0.9)) for stage in STAGES}
     rows = [(WORDS[stage], wording.milliseconds(median), wording.milliseconds(high)) for stage, (median, high) in times.items()]
     device = f" on {metrics['device']}" if metrics.get("device") else ""
-    return html.section(f"Time of one image{device}", html.table(("stage", "median", "90 % take at most"), rows))
+    counts = [(f"keypoints {name}", wording.count(metrics[f"mean_{name}"])) for name in ("extracted", "kept", "inliers")]
+    tables = html.table(("stage", "median", "90 % take at most"), rows) + "<br>" + html.table(("", "mean"), counts)
+    return html.section(f"Cost of one image{device}", tables)
 
 
 def _size(metrics: Mapping[str, Any]) -> str:
     parts = metrics.get("map_parts") or {}
     rows = [(name, wording.size(size)) for name, size in sorted(parts.items(), key=lambda part: -part[1])]
     rows.append(("map in all", wording.size(metrics.get("map_bytes"))))
-    counts = [(f"keypoints {name}", wording.count(metrics[f"mean_{name}"])) for name in ("extracted", "kept", "inliers")]
-    return html.section("Size of the map", html.table(("part", "bytes"), rows) + "<br>" + html.table(("of one image", "mean"), counts))
+    return html.section("Size of the map", html.table(("part", "bytes"), rows))

@@ -7,10 +7,10 @@ from html import escape
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2530; --soft: #5c6875; --line: #dfe4ea; --blue: #2563c9; --green: #12924f; --red: #d33a2c;
-  --back: #f3f5f8; --card: #fff; --pale: #e8ecf1; --axis: #8a94a0; --grid: #d5dbe2; --mapping: #8fa0b3; }
+  --back: #f3f5f8; --card: #fff; --pale: #e8ecf1; --axis: #8a94a0; --grid: #d5dbe2; --mapping: #7f9cc6; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e4e9ee; --soft: #9aa6b2; --line: #303a45; --blue: #6ea3f2; --green: #3ecf8e; --red: #ff7b6d;
-    --back: #11161c; --card: #1a2129; --pale: #2a343f; --axis: #76828f; --grid: #34404c; --mapping: #6c7f95; }
+    --back: #11161c; --card: #1a2129; --pale: #2a343f; --axis: #76828f; --grid: #34404c; --mapping: #5f7fae; }
 }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--back); color: var(--ink); line-height: 1.5; -webkit-text-size-adjust: 100%;

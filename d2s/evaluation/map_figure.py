@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from d2s.evaluation.coverage import Coverage
-from d2s.evaluation.figures import BLUE, GREY, INK, RED, STYLE, new_figure, svg
+from d2s.evaluation.figures import BLUE, INK, RED, STYLE, new_figure, svg
 from d2s.evaluation.grades import COLORS, FAILED
 from d2s.geometry import pose
 
@@ -26,7 +26,7 @@ MAX_POINTS = 15_000
 LEVELS = (0.25, 0.5, 0.75)
 """Shares of the directions that separate the shades of a cell."""
 SHADES = (0.08, 0.2, 0.34, 0.5)
-MAPPING = "#6f7f92"
+MAPPING, POINTS = "#4a70ab", "#98a3b0"
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class PlaceMap:
             if self.coverage is not None:
                 _draw_cells(axes, self.coverage, axes_from_world)
             if len(self.points):
-                _dots(axes, flat["points"], "points of the map", s=0.9, color=GREY, alpha=0.45, linewidths=0, rasterized=True)
+                _dots(axes, flat["points"], "points of the map", s=0.9, color=POINTS, alpha=0.5, linewidths=0, rasterized=True)
             _draw_views(axes, flat["mapping"], self.mapping, axes_from_world, 0.025 * max(width, height))
             self._draw_queries(axes, flat["true"], flat["estimated"])
             axes.set_xlim(low[0], high[0])

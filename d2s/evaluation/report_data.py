@@ -22,7 +22,7 @@ from d2s.scene.atomic import atomic_path
 from d2s.scene.manifest import Scene
 
 DATA = "report_data.npz"
-MAX_POINTS = 8_000
+MAX_POINTS = 12_000
 MAX_COLORING = 80
 """Queries whose pixels colour the points: more of them colour few more."""
 

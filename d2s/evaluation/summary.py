@@ -26,6 +26,7 @@ ADVICE = {
     "dark": "Some queries are much darker than the mapping photos: map in that light as well, or augment (d2s train --augment).",
     "plain": "Some queries show little texture: step back, so that more than one wall is in the picture.",
     "unknown": "Some queries show things that the map does not know: add photos of how the place looks now (docs/self_update.md).",
+    "inaccurate": "Some poses are right but not precise: add mapping photos there, or try refined poses (docs/refined_poses.md).",
     "refused": "Queries were refused rather than answered wrongly; a threshold decides that (d2s localize --help).",
 }
 """What to do about a cause, the most useful first."""
@@ -49,6 +50,8 @@ class Summary:
         """What to do next, the most useful first."""
         counted = Counter(code for causes in self.causes.values() for code in {cause.code for cause in causes})
         advice = [text for code, text in ADVICE.items() if counted[code] >= max(1, 0.15 * len(self.causes))]
+        if not advice:
+            advice = ["Look at the pictures below: they show what was recognised in the queries that failed, and what was not."]
         if not self.causes:
             advice = ["Nothing has to be mended for photos like these. Photos in another season, light or arrangement are another test."]
         return advice

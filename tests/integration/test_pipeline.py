@@ -139,6 +139,21 @@ def test_table_and_report_of_evaluation(logs):
     assert not any(outside in report for outside in ('src="http', 'href="http', "<script src"))
 
 
+def test_matching_is_compared_with_and_the_page_drawn_again(tiny, logs, tmp_path):
+    out = shutil.copytree(logs / "out", tmp_path / "out")
+    assert run_module("eval", [*tiny.scene(logs, "run"), "--score_only", "1", "--compare_matching", "1", "--out", str(out)]) == 0
+    matching = json.loads((out / "matching" / "map.json").read_text())
+    assert matching["map_bytes"] > 1_000_000 and len((out / "matching" / "results.txt").read_text().splitlines()) >= 4
+    page = (out / "report.html").read_text()
+    assert "Beside matching" in page and "Where it works" in page and page.count("data:image/jpeg") >= 5
+    assert not list((out / "matching").glob("*.h5")), "features of queries are not kept"
+    (out / "report.html").unlink()
+    assert run_module("report", [str(out)]) == 0
+    assert (out / "report.html").read_text() == page
+    assert json.loads((out / "metrics.json").read_text())["map_parts"]["landmarks"] > 0
+    assert run_module("report", [str(tmp_path)]) == 2
+
+
 def test_localize_prints_one_line_of_json(tiny, logs, capfd):
     scene = Scene.load(tiny.folder)
     images = [scene.path(image) for image in scene.split("test")[:2]]
