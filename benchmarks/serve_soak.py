@@ -194,7 +194,8 @@ def soak(args: argparse.Namespace) -> dict[str, Any]:
     with service(scenes, 1, args.log, "--max_loaded", "1") as (port, process):
         plan = {"centers": centers(port, {path.name: data for path, data in photos.items()})}
         plan["photos"] = [str(path.resolve()) for path in photos if path.name in plan["centers"]]
-        able = asyncio.run(capacity(port, list(photos.values()), 30, 1))
+        tries = [asyncio.run(capacity(port, list(photos.values()), 20, 1)) for _ in range(3)]  # the machine may be busy with something else
+        able = max(tries, key=lambda one: one["requests_per_second"])
         rate = args.factor * able["requests_per_second"]
         print("capacity", able, flush=True)
         good = locust(args, port, rate, plan)

@@ -31,10 +31,11 @@ NOT_RUN: dict[str, str] = {
     r"^d2s d2net (extract|extract-kapture|hpatches|train) ": NEEDS_WEIGHTS,
     r"^d2s d2net (undistort|prepare) ": "needs MegaDepth; tests/unit/d2net runs it on a miniature",
     r"^d2s download (7scenes|Cambridge)": "needs a download; tests/unit/processing/test_download.py runs it against a server of its own",
-    r"--dataset (7scenes|12scenes|Cambridge|indoor6|BKC) ": NEEDS_DATA,
+    r"--dataset (7scenes|12scenes|Cambridge|indoor6|BKC) |benchmarks/accuracy\.py": NEEDS_DATA,
     r"--dataset kapture ": NEEDS_DATA,
     r"--sfm hloc|preprocess_custom_data.py|--dataset mine ": "needs outputs of hloc; tests/integration/test_hloc.py runs it on made ones",
     r"\.pth\.tar|--format published": "needs a public checkpoint; tests/unit/commands/test_published_checkpoint.py runs it on made ones",
+    r"^python -m visdom\.server|^d2s watch ": "needs a Visdom server; tests/integration/test_visdom.py runs it with one",
     r"^sh scripts/setup\.sh|^sh tests/run\.sh|^\. \.venv/bin/activate$": "installs, or runs these tests",
 }
 """Lines whose options are checked only -> why they are not run."""
