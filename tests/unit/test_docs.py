@@ -39,6 +39,8 @@ EXPECTED = (
     "run_formats",
     "self_update",
     "service",
+    "trust",
+    "watching",
 )
 
 FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
