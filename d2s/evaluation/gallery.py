@@ -20,7 +20,7 @@ from d2s.features.images import read_image
 from d2s.geometry.pose import pose_error
 from d2s.scene.manifest import Scene, SceneImage
 
-NUM_BEST, NUM_WRONG, NUM_WEAKEST = 3, 8, 4
+NUM_BEST, NUM_WRONG, NUM_WEAKEST = 4, 8, 4
 """Queries in pictures at most: the best, those with something wrong, and the least accurate of all others."""
 NEIGHBOUR_SIDE = 300
 LEGEND = (
