@@ -5,6 +5,7 @@ root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 sh "$root/scripts/setup.sh" dev
 python=$(sh "$root/scripts/setup.sh" --python)
 cd "$root"
+"$python" scripts/visdom_page.py || :  # what tests/integration/test_visdom_page.py looks at in a browser, and is skipped without
 # One thread: the tests' arrays are small, and the threads of several libraries would fight for the cores.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" MPLBACKEND=Agg
 
