@@ -67,7 +67,7 @@ class Hall:
         return np.full((120, 160, 3), 8 * index, np.uint8)
 
     def extract(self, images):
-        return [self.features(round(float(image.mean()) / 8)) for image in images]
+        return [resized(self.features(round(float(image.mean()) / 8)), image.shape[1], image.shape[0]) for image in images]
 
     def predict(self, features):
         self.searches += 1
@@ -87,6 +87,14 @@ class Hall:
     def error(self, result, index: int) -> float:
         """Distance from the truth; infinite without a pose."""
         return pose.pose_error(result.cam_from_world, self.cam_from_world(index))[0] if result.success else np.inf
+
+
+def resized(features: LocalFeatures, width: int, height: int) -> LocalFeatures:
+    """The features of the image at another size."""
+    if (width, height) == features.image_size:
+        return features
+    keypoints = (features.keypoints + 0.5) * np.array([width / 160, height / 120], np.float32) - 0.5
+    return LocalFeatures(keypoints, features.scores, features.descriptors, (width, height))
 
 
 @pytest.fixture
