@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from d2s.commands.memory import keep_freed_memory
 from d2s.errors import D2SError, InputError
 
 TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
@@ -94,6 +95,7 @@ def run_command(
     logging.basicConfig(level=args.log_level.upper(), format="%(message)s", handlers=[_Output(sys.stdout)], force=True)
     for noisy in ("matplotlib", "PIL", "h5py", "numba", "websocket", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    keep_freed_memory()
     try:
         return run(args)
     except D2SError as error:
