@@ -29,8 +29,11 @@ WIDE = 0.25
 MARGIN = 0.5
 """How far beyond the border of the image landmarks are looked for without a radius, in image sizes: priors are off by tens of degrees."""
 COMPARABLE = 0.8
-"""Of two poses, one with fewer inliers than this share of the other's has lost. On the stairs of the demo, a wrong storey has less than
-this share of the right one's inliers in three of four images, and up to 1.2 times as many in the others: the image alone cannot tell."""
+"""A pose near the prior with fewer inliers than this share of what the whole map suggests has lost. On the stairs of the demo, a wrong
+storey has less than this share of the right one's inliers in three of four images, and up to 1.2 times as many in the others: there the
+image alone cannot tell."""
+CLEARLY = 0.5
+"""A pose near the prior is beyond doubt only where one that the whole map suggests has fewer inliers than this share of its own."""
 SAME_PIXELS = 3.0
 """Two poses are the same where they project what both explain to within so many inlier thresholds of each other, in the median."""
 
@@ -112,14 +115,18 @@ def estimate_near(
 def choose(search: LocalizationResult, near: LocalizationResult, camera: pycolmap.Camera, max_error: float) -> LocalizationResult:
     """The better of what the search of the whole map and the one near the prior found.
 
-    Where both found the same pose, the one with more inliers. Where they disagree and one has clearly more, that one: a wrong prior
-    is outvoted. Where both are as good, the image fits two places: the prior decides, and the result names its rival.
+    Where both found the same pose, the one with more inliers. Where they disagree, a wrong prior is outvoted: its pose goes unless it has
+    nearly as many inliers. Where both places fit, the prior decides, and the result names the rival; its confidence is then an even chance
+    at most.
     """
     if not near.success or not search.success:
         return near if near.success else search
-    most, least = max(near.num_inliers, search.num_inliers), min(near.num_inliers, search.num_inliers)
-    if least < COMPARABLE * most or same_pose(search, near, camera, max_error):
+    if same_pose(search, near, camera, max_error):
         return near if near.num_inliers >= search.num_inliers else search
+    if near.num_inliers < COMPARABLE * search.num_inliers:
+        return search
+    if search.num_inliers < CLEARLY * near.num_inliers:
+        return near
     assert search.cam_from_world is not None
     return near.with_rival(Rival(search.cam_from_world, search.num_inliers))
 
