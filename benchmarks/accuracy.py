@@ -28,10 +28,10 @@ from d2s.scene.atomic import read_json, write_json
 
 sys.path.insert(0, str(Path(__file__).parent))  # run as a script or loaded by a test: its neighbour is found either way
 import baselines
+from accuracy_table import accuracy_of, describe_brief, with_table
 
 RESULTS = Path(__file__).parent / "results" / "accuracy.json"
 README = Path(__file__).parents[1] / "README.md"
-BEGIN, END = "<!-- benchmarks/accuracy.py --readme -->\n", "<!-- end -->"
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=tuple(CASES), default=tuple(CASES), help="rows to measure (default: all)")
     args = parser.parse_args(argv)
     if args.readme:
-        README.write_text(with_table(README.read_text(encoding="utf-8"), read_json(RESULTS)["rows"]), encoding="utf-8")
+        features = {name: case.features for name, case in CASES.items()}
+        README.write_text(with_table(README.read_text(encoding="utf-8"), read_json(RESULTS)["rows"], features), encoding="utf-8")
         return 0
     if args.data_dir is None:
         parser.error("--data_dir is needed to measure")
@@ -153,16 +154,6 @@ def machine() -> dict[str, Any]:
     return {"threads": torch.get_num_threads(), "cuda": torch.cuda.is_available(), **versions}
 
 
-def accuracy_of(metrics: dict[str, Any]) -> tuple[str, str]:
-    """Median error, and recall within 5 cm, 5 degrees; without a scale both are relative to the extent of the camera path (1 %)."""
-    metric = metrics["units"] == "metres"
-    recall = metrics["recall"]["5cm5deg"] if metric else metrics["recall_relative"]["1%5deg"]
-    if metrics["median_t"] is None:
-        return "not localized", f"{100 * recall:.1f} %"
-    error = f"{metrics['median_t_cm']:.2f} cm" if metric else f"{100 * metrics['median_t_relative']:.3f} %"
-    return f"{error}, {metrics['median_r_deg']:.2f}°", f"{100 * recall:.1f} %"
-
-
 def describe(name: str, row: dict[str, Any]) -> str:
     """One line of the table."""
     metrics = row["metrics"]
@@ -173,50 +164,6 @@ def describe(name: str, row: dict[str, Any]) -> str:
         f"{name:<26} {error}, {recall}, {metrics['n_failed']}/{metrics['n_queries']} failed, {metrics['map_bytes'] / 1e6:.1f} MB, "
         f"train {metrics['train_seconds']:.0f} s, query {metrics['ms']['total']:.0f} ms, {row['seconds']}" + seeds + others
     )
-
-
-def describe_brief(metrics: dict[str, Any]) -> str:
-    """Accuracy, size and time of one way to localize; the time without features."""
-    error, recall = accuracy_of(metrics)
-    metric = metrics["units"] == "metres"
-    fine = metrics["recall"]["2cm2deg"] if metric else metrics["recall_relative"]["0.4%2deg"]
-    ms = metrics["ms"]
-    without_features = ms["total"] - (ms.get("features") or 0)
-    return f"{error}, {recall}, {100 * fine:.1f} % at 2 cm or 0.4 %, {metrics['map_bytes'] / 1e6:.1f} MB, {without_features:.0f} ms"
-
-
-def with_table(text: str, rows: dict[str, Any]) -> str:
-    """The README with the table of the given rows between its two marks."""
-    before, rest = text.split(BEGIN)
-    return before + BEGIN + table(rows) + END + rest.split(END, 1)[1]
-
-
-def table(rows: dict[str, Any]) -> str:
-    """The README's table, in the order of CASES."""
-    ours, others = ("median error", "within 5 cm, 5°", "map"), ("matching: error", "within", "map")
-    columns = ("scene", "features", *ours, *others, "preprocess", "train", "query")
-    head = "| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|\n"
-    return head + "".join(_table_row(name, rows[name]) for name in CASES if name in rows)
-
-
-def _table_row(name: str, row: dict[str, Any]) -> str:
-    metrics, case = row["metrics"], CASES[name]
-    cells = [
-        name,
-        case.features,
-        *_accuracy_cells(metrics),
-        *(_accuracy_cells(row["baselines"]["matching"]) if "baselines" in row else ("", "", "")),
-        # The stages' own seconds: where an earlier run made the scene, the command had nothing to do.
-        f"{sum(row['preprocess_stages'].values()):.0f} s",
-        f"{metrics['train_seconds']:.0f} s",
-        f"{metrics['ms']['total']:.0f} ms",
-    ]
-    return "| " + " | ".join(cells) + " |\n"
-
-
-def _accuracy_cells(metrics: dict[str, Any]) -> tuple[str, str, str]:
-    error, recall = accuracy_of(metrics)
-    return error, recall, f"{metrics['map_bytes'] / 1e6:.1f} MB"
 
 
 if __name__ == "__main__":

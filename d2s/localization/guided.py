@@ -21,8 +21,10 @@ from d2s.localization.refine import find_inliers, refine_pose
 from d2s.regressor.landmark_map import LandmarkMap
 
 Array = NDArray[np.float64]
-RADII = (0.5,)
-"""Where landmarks are looked for around their predicted places, round by round, in units of the inlier threshold."""
+RADIUS = 0.5
+"""How far from their predicted places landmarks are looked for, in units of the inlier threshold."""
+CLOSE = 0.25
+"""Inlier threshold of the refinement on what was found there, in the same units: most of what is wrong lies farther off."""
 NEIGHBOURS = 8
 """Keypoints that a landmark is compared with at most, the nearest ones."""
 FEWEST = 12
@@ -44,15 +46,13 @@ def refine_by_map(
     """The pose with all landmarks that agree with the first one; None where fewer than FEWEST do."""
     tree = cKDTree(features.keypoints)
     descriptors = landmarks.describe(features.descriptors)
-    current = first
-    for radius in RADII:
-        rows, index = matches_near(current, tree, descriptors, landmarks, camera, radius * max_error)
-        if len(rows) < FEWEST:
-            return None
-        points = Correspondences.clean(features.keypoints[rows], landmarks.xyz[index], camera, None)
-        current = refine_pose(current, points, radius * max_error)
-    inliers = points.scatter(find_inliers(current, points, max_error))
-    return Guided(current, rows, landmarks.xyz[index], inliers)
+    rows, index = matches_near(first, tree, descriptors, landmarks, camera, RADIUS * max_error)
+    if len(rows) < FEWEST:
+        return None
+    points = Correspondences.clean(features.keypoints[rows], landmarks.xyz[index], camera, None)
+    refined = refine_pose(first, points, CLOSE * max_error)
+    inliers = points.scatter(find_inliers(refined, points, max_error))
+    return Guided(refined, rows, landmarks.xyz[index], inliers)
 
 
 def matches_near(

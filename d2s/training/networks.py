@@ -19,7 +19,7 @@ from d2s.training.data import TrainingSet
 from d2s.training.objective import LandmarkObjective, Objective, RegressionObjective
 
 SAMPLED_IMAGES = 50
-DISSIMILAR = 0.05
+DISSIMILAR = 0.02
 """Share of the keypoints that may look less like their landmark than what a query must reach."""
 
 

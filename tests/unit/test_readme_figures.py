@@ -18,4 +18,5 @@ def test_the_readme_states_what_the_benchmark_measured(monkeypatch):
     rows = json.loads(accuracy.RESULTS.read_text(encoding="utf-8"))["rows"]
     readme = accuracy.README.read_text(encoding="utf-8")
     assert len(rows) > 5
-    assert accuracy.with_table(readme, rows) == readme, "run: python benchmarks/accuracy.py --readme"
+    features = {name: case.features for name, case in accuracy.CASES.items()}
+    assert accuracy.with_table(readme, rows, features) == readme, "run: python benchmarks/accuracy.py --readme"
