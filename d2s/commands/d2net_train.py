@@ -14,7 +14,7 @@ from d2s.commands.device import add_device, choose_device
 from d2s.commands.folders import writable_folder
 from d2s.commands.options import flag
 from d2s.d2net.correspondences import KINDS, TOLERANCE
-from d2s.d2net.megadepth import TRAIN_SCENES, VALID_SCENES, read_scene_list
+from d2s.d2net.megadepth import PHOTOTOURISM_SCENES, TRAIN_SCENES, VALID_SCENES, read_scene_list
 from d2s.d2net.megadepth_data import PairLimits
 from d2s.d2net.processes import Processes, joined_processes
 from d2s.d2net.starting_weights import RANDOM, starting_network
@@ -46,6 +46,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     for split, scenes in (("train", TRAIN_SCENES), ("valid", VALID_SCENES)):
         text = f"text file of the scenes to use instead of the published {len(scenes)}"
         parser.add_argument(f"--{split}_scenes", type=Path, default=None, metavar="FILE", help=text)
+    left_out = f"leave out the scenes of the PhotoTourism benchmark, {' '.join(PHOTOTOURISM_SCENES)}, as for d2_tf_no_phototourism.pth"
+    flag(parser, "--no_phototourism", False, left_out)
     parser.add_argument("--pairs_per_scene", type=int, default=100, help="pairs drawn per scene and epoch (default: 100)")
     parser.add_argument("--validation_pairs", type=int, default=25, help="pairs per scene in validation (default: 25)")
     parser.add_argument("--min_overlap", type=float, default=0.5, help="share of the points that a pair has in common (default: 0.5)")
@@ -125,11 +127,13 @@ def options_from_args(args: argparse.Namespace) -> TrainingOptions:
     """Raises InputError for values that are not allowed."""
     limits = PairLimits(args.pairs_per_scene, args.min_overlap, args.max_overlap, args.max_scale_ratio)
     same = {name: getattr(args, name) for name in vars(args) if name in TrainingOptions.__dataclass_fields__}
-    same.update(
-        train_scenes=read_scene_list(args.train_scenes) if args.train_scenes else TRAIN_SCENES,
-        valid_scenes=read_scene_list(args.valid_scenes) if args.valid_scenes else VALID_SCENES,
-    )
+    same.update(train_scenes=_scenes(args.train_scenes, TRAIN_SCENES, args), valid_scenes=_scenes(args.valid_scenes, VALID_SCENES, args))
     return TrainingOptions(**same, limits=limits)
+
+
+def _scenes(file: Path | None, published: Sequence[str], args: argparse.Namespace) -> list[str]:
+    names = read_scene_list(file) if file else published
+    return [name for name in names if not (args.no_phototourism and name in PHOTOTOURISM_SCENES)]
 
 
 def _train(args: argparse.Namespace, options: TrainingOptions, processes: Processes) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from d2s.d2net.kapture_tree import DescriptorsConfig, FeatureFolder, KaptureTree, KeypointsConfig
+from d2s.d2net.kapture_features import DescriptorsConfig, FeatureFolder, KeypointsConfig
+from d2s.d2net.kapture_tree import KaptureTree
 from d2s.errors import D2SError, SettingsMismatchError
 from d2s.features.d2net.extractor import D2NetExtractor, ScaledFeatures
 from d2s.features.extraction import OnError, extract_all

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from d2s.d2net.training import Outcome
+from d2s.d2net.correspondences import CELL
+from d2s.d2net.training_batch import Outcome
+from d2s.features.d2net.network import CENTRE
 from d2s.training.tracking import format_seconds
 
 
@@ -61,7 +63,7 @@ def _draw(outcome: Outcome, k: int, path: Path) -> None:
     figure = Figure(figsize=(12, 3.2))
     axes = figure.subplots(1, 4)
     for side, (sample, cells) in enumerate(zip(outcome.batch[k], outcome.cells[k], strict=True)):
-        places = cells.cpu().numpy() * 8 + 3.5
+        places = cells.cpu().numpy() * CELL + CENTRE
         picture, scores = axes[2 * side], axes[2 * side + 1]
         picture.imshow(sample.image.permute(1, 2, 0).numpy())
         picture.scatter(places[:, 1], places[:, 0], c=range(len(places)), cmap="hsv", s=4, marker=".")

@@ -6,14 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from d2s.d2net.kapture_tree import (
-    DescriptorsConfig,
-    FeatureFolder,
-    GlobalFeaturesConfig,
-    KaptureTree,
-    KeypointsConfig,
-    feature_types,
-)
+from d2s.d2net.kapture_features import DescriptorsConfig, FeatureFolder, KeypointsConfig
+from d2s.d2net.kapture_tree import KaptureTree
 from d2s.errors import FormatError, InputError, MissingFileError
 
 IMAGES = ("mapping/cam 0/000.jpg", "mapping/cam 0/001.png", "query.jpg", "mapping/cam1/000.jpg", "z.jpg")
@@ -70,11 +64,6 @@ def test_files_have_the_layout_of_the_format(tree: KaptureTree) -> None:
     header = "# kapture format: 1.1\n# name, dtype, dsize, keypoints_type, metric_type\n"
     assert (folder / "descriptors/d2_tf/descriptors.txt").read_text() == header + "d2net, float32, 512, d2_tf, L2\n"
     assert (folder / "descriptors/d2_tf/query.jpg.desc").read_bytes() == b""
-    with tree.features("global_features", "apgem") as store:
-        store.write_config(GlobalFeaturesConfig("apgem", "float64", 4, "L2"))
-        store.write("query.jpg", np.ones((1, 4)))
-    assert (folder / "global_features/apgem/query.jpg.gfeat").stat().st_size == 32
-    assert [list(feature_types(tree.root, kind)) for kind in ("keypoints", "global_features")] == [["d2_tf"], ["apgem"]]
 
 
 @pytest.mark.parametrize("tar", [False, True])
@@ -131,7 +120,7 @@ def test_kapture_itself_reads_and_writes_the_same(tree: KaptureTree, tar: bool) 
     kapture = pytest.importorskip("kapture", reason="the package kapture is not installed: the comparison with it is left out")
     from kapture.io import csv, features
 
-    folders = {kind: tree.root / "reconstruction" / kind / "d2_tf" for kind in ("keypoints", "descriptors", "global_features")}
+    folders = {kind: tree.root / "reconstruction" / kind / "d2_tf" for kind in ("keypoints", "descriptors")}
     for kind, folder in folders.items():
         folder.mkdir(parents=True)
         if tar:
@@ -139,7 +128,6 @@ def test_kapture_itself_reads_and_writes_the_same(tree: KaptureTree, tar: bool) 
     configs = {
         "keypoints": KEYPOINTS,
         "descriptors": DescriptorsConfig("d2net", "float32", 8, "d2_tf", "L2"),
-        "global_features": GlobalFeaturesConfig("g", "float32", 5, "L2"),
     }
     ours = {
         kind: {name: np.random.default_rng(k).random((2, config.dsize), np.float32) for k, name in enumerate(IMAGES[:3])}
@@ -150,7 +138,7 @@ def test_kapture_itself_reads_and_writes_the_same(tree: KaptureTree, tar: bool) 
             store.write_config(config)
             for name, array in ours[kind].items():
                 store.write(name, array)
-    types = {"keypoints": kapture.Keypoints, "descriptors": kapture.Descriptors, "global_features": kapture.GlobalFeatures}
+    types = {"keypoints": kapture.Keypoints, "descriptors": kapture.Descriptors}
     with csv.get_all_tar_handlers(str(tree.root), mode=dict.fromkeys([*types.values(), kapture.Matches], "a")) as handlers:
         data = csv.kapture_from_dir(str(tree.root), tar_handlers=handlers)
         assert [name for _, _, name in kapture.flatten(data.records_camera)] == tree.images()
@@ -166,7 +154,6 @@ def test_kapture_itself_reads_and_writes_the_same(tree: KaptureTree, tar: bool) 
             for kind, reader, place in (
                 ("keypoints", features.image_keypoints_from_file, features.get_keypoints_fullpath),
                 ("descriptors", features.image_descriptors_from_file, features.get_descriptors_fullpath),
-                ("global_features", features.image_global_features_from_file, features.get_global_features_fullpath),
             ):
                 array = reader(place("d2_tf", str(tree.root), name, handlers), np.float32, configs[kind].dsize)
                 np.testing.assert_array_equal(array.reshape(2, -1), ours[kind][name])

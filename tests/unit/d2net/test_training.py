@@ -19,10 +19,12 @@ import pytest
 import torch
 
 from d2s.cli import run_module
+from d2s.commands.d2net_train import add_arguments, options_from_args
 from d2s.d2net.megadepth_data import PairDataset, PairLimits, draw_pairs
 from d2s.d2net.processes import Processes
 from d2s.d2net.starting_weights import starting_network
-from d2s.d2net.training import D2NetTrainer, Outcome, batch_outcome, make_optimizer
+from d2s.d2net.training import D2NetTrainer, make_optimizer
+from d2s.d2net.training_batch import Outcome, batch_outcome
 from d2s.d2net.training_checkpoint import CheckpointFiles, Progress
 from d2s.d2net.training_options import TrainingOptions
 from d2s.errors import InputError, MissingFileError, TrainingError, WeightsError
@@ -180,6 +182,15 @@ def test_checkpoints_of_the_published_training_are_a_start(model_file: Path, tmp
     entries = {"args": argparse.Namespace(lr=0.001), "epoch_idx": 3, "model": weights(model_file), "train_loss_history": [np.float64(0.5)]}
     torch.save(entries, tmp_path / "d2.03.pth")
     assert_equal(starting_network(tmp_path / "d2.03.pth", 1).state_dict(), weights(model_file))
+
+
+def test_scenes_of_the_phototourism_benchmark_can_be_left_out(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    needed = ["--dataset_path", str(tmp_path), "--scene_info_path", str(tmp_path)]
+    everything, without = (options_from_args(parser.parse_args([*needed, *more])) for more in ([], ["--no_phototourism"]))
+    assert sorted({*everything.train_scenes} - {*without.train_scenes}) == ["0019", "0021", "0024", "0025", "1589"]
+    assert sorted({*everything.valid_scenes} - {*without.valid_scenes}) == ["0078"]
 
 
 class Run:
