@@ -35,6 +35,7 @@ from processing.own_photos.outcome import HELD_OUT, RUN, finish
 from processing.own_photos.video import extract_frames
 from processing.preprocessing import add_scale_argument
 from processing.stages import Stages
+from processing.world.measures import parse_scale
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +115,7 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"--held_out {args.held_out} must be between 0 and 0.5: the share of the photos to test on.")
     if args.max_frames < 10:
         raise InputError(f"--max_frames {args.max_frames} must be at least 10.")
+    parse_scale(args.scale or ())
 
 
 def _run_stages(args: argparse.Namespace, given: Given, features: str, stages: Stages) -> int:

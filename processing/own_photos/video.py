@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2s.errors import FormatError, InputError
-from d2s.features.images import shrink, to_gray
+from d2s.features.images import quiet_opencv, shrink, to_gray
 from d2s.scene.atomic import atomic_path, write_json
 from processing.own_photos.kinds import MIN_PHOTOS
 from processing.progress import Ticker
@@ -128,7 +128,8 @@ def look_at(video: Path) -> LookedAt:
 @contextmanager
 def _opened(video: Path) -> Iterator[cv2.VideoCapture]:
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's own complaints: the caller gets one exception instead
-    capture = cv2.VideoCapture(str(video))
+    with quiet_opencv():
+        capture = cv2.VideoCapture(str(video))  # without the time limits of a stream: a file that waits is a busy machine
     try:
         if not capture.isOpened():
             raise FormatError(f"{video} cannot be read as a video.", "Convert it to MP4 (H.264), for example with ffmpeg.")
@@ -149,9 +150,13 @@ def _frames(capture: cv2.VideoCapture, stride: int) -> Iterator[tuple[int, NDArr
 
 
 def sharpness(gray: NDArray[np.uint8]) -> float:
-    """Energy of the second derivative relative to the contrast of an image (H, W): falls with blur, not with the light."""
-    contrast = float(gray.astype(np.float32).var())
-    return float(cv2.Laplacian(gray, cv2.CV_32F).var()) / (contrast + 25.0)
+    """Energy of the gradient in the direction in which an image (H, W) has least of it, relative to its contrast.
+
+    Falls with blur, also with that of a moving camera, which leaves edges along the motion sharp, and not with the light.
+    """
+    x, y = (cv2.Sobel(gray, cv2.CV_32F, *order, ksize=1) for order in ((1, 0), (0, 1)))
+    tensor = np.array([[(x * x).mean(), (x * y).mean()], [(x * y).mean(), (y * y).mean()]])
+    return float(np.linalg.eigvalsh(tensor)[0]) / (float(gray.astype(np.float32).var()) + 25.0)
 
 
 def motion(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> float:
@@ -160,7 +165,9 @@ def motion(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> float:
     if corners is None or len(corners) < MIN_CORNERS:
         return LOST / 4  # a blank wall: nothing to measure with
     moved, found, _ = cv2.calcOpticalFlowPyrLK(before, after, corners, None, winSize=(21, 21), maxLevel=4)
-    followed = found.ravel() == 1
+    back, found_back, _ = cv2.calcOpticalFlowPyrLK(after, before, moved, None, winSize=(21, 21), maxLevel=4)
+    returned = np.linalg.norm((back - corners).reshape(-1, 2), axis=1) < 1.0  # what does not lead back was not followed
+    followed = (found.ravel() == 1) & (found_back.ravel() == 1) & returned
     if followed.mean() < 0.4:
         return LOST
     flow = np.linalg.norm((moved - corners).reshape(-1, 2)[followed], axis=1)

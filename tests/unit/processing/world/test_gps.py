@@ -48,7 +48,7 @@ def test_photos_without_a_position(tmp_path):
 
 @pytest.mark.parametrize(
     "latitude",
-    [None, (math.nan, 0.0, 0.0), ("x", 0, 0), 5, (), (91.0, 0.0, 0.0), (IFDRational(0, 0), IFDRational(0, 0), IFDRational(0, 0))],
+    [None, (math.nan, 0.0, 0.0), ("x", 0, 0), 5, (), (91.0, 0.0, 0.0), (IFDRational(0, 0),) * 3],
 )
 def test_impossible_tags_are_no_position(latitude):
     assert fix_of_tags({Tag.GPSLatitude: latitude, Tag.GPSLatitudeRef: "N", Tag.GPSLongitude: (8.0, 0.0, 0.0)}) is None
