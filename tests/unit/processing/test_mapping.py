@@ -74,11 +74,8 @@ def test_every_stage_is_told_what_it_needs(place, tmp_path, monkeypatch):
     assert train.data_dir == evaluation.data_dir == preprocess.out_dir and train.log_dir == evaluation.log_dir
     assert evaluation.out == tmp_path / "map" / "check"
     held_out = (tmp_path / "map" / "held_out.txt").read_text().split()
-    assert (
-        preprocess.list_test == tmp_path / "map" / "held_out.txt"
-        and len(held_out) == 4
-        and set(held_out) <= set(p.name for p in place.iterdir())
-    )
+    assert preprocess.list_test == tmp_path / "map" / "held_out.txt" and len(held_out) == 4
+    assert set(held_out) <= {path.name for path in place.iterdir()}
 
 
 def test_gps_is_looked_for_only_where_there_are_no_poses(place, tmp_path, monkeypatch):
