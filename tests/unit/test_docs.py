@@ -136,6 +136,14 @@ def test_written_commands_have_these_options(words: list[str], capsys: pytest.Ca
         pytest.fail(capsys.readouterr().err)
 
 
+def test_the_unit_of_systemd_starts_the_service(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^ExecStart=(.*)$", page, re.MULTILINE)
+    program, *arguments = shlex.split(line)
+    assert Path(program).is_absolute() and Path(program).name == "d2s" and arguments[0] == "serve"
+    check(arguments[0], arguments[1:])
+
+
 class Parsed(Exception):
     """A script has understood its arguments."""
 
