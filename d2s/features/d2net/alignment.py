@@ -22,8 +22,9 @@ Pair = tuple[float, float]
 class Corrected:
     """The true geometry: cell k is centred on pixel 4 k + 3.5 of its level, and the edges of all levels lie on each other.
 
-    Cells at the edge of a map are no detections, since derivatives see zeros beyond it, and only peaks that became keypoints keep finer
-    levels from detecting in the same place.
+    Coarser maps are interpolated smoothly, so that they do not draw keypoints to their cells. Cells at the edge of a map are no
+    detections, since derivatives see zeros beyond it, and only peaks that became keypoints keep finer levels from detecting in the same
+    place.
     """
 
     border = 1
@@ -93,8 +94,15 @@ def _places_in_coarser(count: int, coarser_count: int, ratio: float, like: Tenso
 
 
 def _between(values: Tensor, places: Tensor, dim: int) -> Tensor:
-    """Linear interpolation of a map (C, h, w) along its rows (1) or columns (2)."""
-    part = places - places.floor()
-    part = part[:, None] if dim == 1 else part
-    low, high = values.index_select(dim, places.floor().long()), values.index_select(dim, places.ceil().long())
-    return low * (1 - part) + high * part
+    """A map (C, h, w) along its rows (1) or columns (2) at places between its cells, by cubic B-splines.
+
+    Linear interpolation has all its maxima at the coarser cells, so that those of the sum of two maps are drawn there.
+    """
+    before = places.floor()
+    t = places - before
+    weights = ((1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, 3 * (t + t**2 - t**3) + 1, t**3)
+    total = torch.zeros((), device=values.device)
+    for step, weight in zip((-1, 0, 1, 2), weights, strict=True):
+        cells = (before.long() + step).clamp(0, values.shape[dim] - 1)
+        total = total + values.index_select(dim, cells) * (weight[:, None] if dim == 1 else weight) / 6
+    return total

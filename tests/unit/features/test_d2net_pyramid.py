@@ -235,7 +235,20 @@ def test_maps_are_added_where_they_belong() -> None:
     fine, coarse = ramp(sizes[0], level), ramp(sizes[1], coarser_level)
     expected = 2 * fine
     Corrected().add_coarser(fine, coarse, (coarser_level[0] / level[0], coarser_level[1] / level[1]))
-    torch.testing.assert_close(fine[:, 1:-3, 1:-3], expected[:, 1:-3, 1:-3])
+    torch.testing.assert_close(fine[:, 3:-5, 3:-5], expected[:, 3:-5, 3:-5])
+
+
+def test_adding_a_coarser_map_does_not_draw_maxima_to_its_cells() -> None:
+    """A bump that lies anywhere is found there in the coarser map alone; interpolated linearly it would be found at its cells."""
+    cells = torch.arange(24.0)
+    for place in torch.arange(10, 12, 0.25):
+        bump = torch.exp(-((cells - place) ** 2) / 8)
+        fine, coarse = torch.zeros(1, 49, 49), (bump[:, None] * bump)[None]
+        Corrected().add_coarser(fine, coarse, (0.5, 0.5))
+        row = int(fine[0].amax(dim=1).argmax())
+        below, peak, above = fine[0].amax(dim=1)[row - 1 : row + 2].tolist()
+        found = row + (above - below) / (4 * peak - 2 * above - 2 * below)
+        assert found == pytest.approx(2 * float(place) + 1, abs=0.05)  # the edges of both maps lie on each other
 
 
 @pytest.mark.parametrize("mode", ["corrected", "legacy"])
