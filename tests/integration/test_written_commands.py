@@ -28,7 +28,7 @@ from .conftest import ROOT, TINY
 NEEDS_WEIGHTS = "needs weights that are downloaded; tests/unit/d2net runs it with made ones"
 NEEDS_DATA = "needs a public data set; tests/integration/test_public_layouts.py and test_model_layouts.py run it on miniatures"
 NOT_RUN: dict[str, str] = {
-    r"^d2s d2net (extract|extract-kapture|hpatches|train) ": NEEDS_WEIGHTS,
+    r"^d2s d2net (extract|extract-kapture|hpatches|match|train) ": NEEDS_WEIGHTS,
     r"^d2s d2net (undistort|prepare) ": "needs MegaDepth; tests/unit/d2net runs it on a miniature",
     r"^d2s download (7scenes|Cambridge)": "needs a download; tests/unit/processing/test_download.py runs it against a server of its own",
     r"--dataset (7scenes|12scenes|Cambridge|indoor6|BKC) |benchmarks/accuracy\.py": NEEDS_DATA,
