@@ -53,8 +53,8 @@ class Visibility:
 
     def counts_around(self, center: Array, rotations: Array, camera: pycolmap.Camera) -> NDArray[np.int64]:
         """Points (R,) that photos at one place would find in several directions, rotations (R, 3, 3) world to camera."""
-        points, half = self.xyz[self._seen_alike(center)], _half_size(camera)
-        return np.array([_in_picture(points, np.column_stack([r, -r @ center]), half).sum() for r in rotations])
+        offsets, half = self.xyz[self._seen_alike(center)] - center, _half_size(camera)
+        return np.array([_in_picture(offsets @ r.T, half).sum() for r in rotations])
 
     def crossings(self, center: Array, radius: float) -> int:
         """How many lines from a mapping camera to a point that it saw pass within `radius` of `center` (3,), which is free space then."""
@@ -80,9 +80,10 @@ def _half_size(camera: pycolmap.Camera) -> Array:
     return np.where(np.isfinite(half), half, 1.0)
 
 
-def _in_picture(points: Array, cam_from_world: Array, half: Array) -> NDArray[np.bool_]:
-    x = pose.transform(cam_from_world, points)
-    return np.asarray((x[:, 2] > 0) & (np.abs(x[:, :2]) < half * np.maximum(x[:, 2:], 1e-9)).all(axis=1))
+def _in_picture(points_cam: Array, half: Array) -> NDArray[np.bool_]:
+    """Which points (N, 3) of the camera frame a picture shows."""
+    x, y, z = points_cam.T
+    return np.asarray((z > 0) & (np.abs(x) < half[0] * z) & (np.abs(y) < half[1] * z))
 
 
 def load_visibility(folder: Path, scene: Scene) -> Visibility | None:

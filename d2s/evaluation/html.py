@@ -61,7 +61,7 @@ figcaption b { font-weight: 650; }
 summary { cursor: pointer; font-weight: 600; }
 details .scroll { margin-top: 10px; max-height: 70vh; overflow-y: auto; }
 .view3d { position: relative; }
-.view3d canvas { display: block; width: 100%; height: min(62vh, 560px, 105vw); border-radius: 8px; background: var(--back); cursor: grab;
+.view3d canvas { display: block; width: 100%; height: min(62vh, 560px, 88vw); border-radius: 8px; background: var(--back); cursor: grab;
   touch-action: pan-y; }
 .view3d canvas:active { cursor: grabbing; }
 .tip { position: absolute; max-width: 90%; padding: 3px 8px; border-radius: 6px; background: var(--ink); color: var(--card);

@@ -98,7 +98,7 @@ class Report:
         return {score.image.name: self._doctor.causes(score) for score in not_good(self.scores, self._grading)}
 
     def _head(self) -> str:
-        summary = Summary(self.scores, self.metrics, self._grading, self._causes)
+        summary = Summary(self.scores, self.metrics, self._grading, self._causes, self._coverage)
         note = wording.unit_note(self.metrics)
         return (
             f"<h1>{escape(self.scene.dataset)} / {escape(self.scene.name)}</h1>"

@@ -17,7 +17,7 @@ from d2s.evaluation.grades import FAILED, FAIR, GOOD, POOR, Grading
 from d2s.evaluation.reliability import wilson
 from d2s.evaluation.score import Score
 
-FEW_QUERIES = 20
+FEW_QUERIES, FEW_DIRECTIONS = 20, 0.6
 ADVICE = {
     "lookalike": "Places here look alike. Add photos that show what differs between them (signs, furniture, the view out of a window).",
     "unseen": "Add mapping photos where the map below is pale and near the queries that failed, looking the same way as they did.",
@@ -54,7 +54,13 @@ class Summary:
             advice = ["Look at the pictures below: they show what was recognised in the queries that failed, and what was not."]
         if not self.causes:
             advice = ["Nothing has to be mended for photos like these. Photos in another season, light or arrangement are another test."]
-        return advice
+        return [*advice, *self._directions()]
+
+    def _directions(self) -> list[str]:
+        if self.coverage is None or self.coverage.open.mean() >= FEW_DIRECTIONS:
+            return []
+        share = 100 * float(self.coverage.open.mean())
+        return [f"Mapping photos cover {share:.0f} % of the directions in which a photo from here may look: add others, if they matter."]
 
     def _measured(self) -> str:
         m, what = self.metrics, "mapping photos" if self.metrics.get("split") == "train" else "photos that were not used for mapping"

@@ -115,6 +115,7 @@ def test_page_says_what_went_wrong(report):
     assert "2 got no pose and 1 was put elsewhere." in text and "lie between 10 and 70 %" in text
     assert "Put 3.00 m away: it was taken for map/19.png" in text
     assert "A pose was found, 4.00 m, 60.0° off, but not trusted" in text and "looks 180° elsewhere" in text
+    assert "% of the directions in which a photo from here may look" in text
     assert "80.0 MB" in text and "2.0 MB" in text
     assert "What went wrong (4)" in text and "taken for (" in text and "Can its confidence" not in text
 
