@@ -46,6 +46,7 @@ SMALLER: dict[str, list[str]] = {
     "eval": ["--cudaid", "-1"],
     "localize": ["--cudaid", "-1"],
     "pipeline": ["--num_keypoints", "500", "--set", "training.n_iters=2", "--cudaid", "-1", "--visdom", "off"],
+    "map": ["--features", "sift", "--num_keypoints", "500", "--set", "training.n_iters=2", "--cudaid", "-1"],
     "serve": ["--cudaid", "-1", "--port", "0"],
 }
 DEMO = TINY[:-2]
