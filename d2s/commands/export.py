@@ -10,9 +10,9 @@ from pathlib import Path
 from d2s.commands.device import add_device, choose_device
 from d2s.commands.folders import dataset_name, writable_folder
 from d2s.commands.options import flag
-from d2s.errors import InputError, MissingPackageError
+from d2s.errors import InputError
 from d2s.evaluation.pose_files import read_results
-from d2s.export import colmap, nerfstudio, ply
+from d2s.export import colmap, nerfstudio, onnx_file, ply
 from d2s.export.content import Content, query_content, scene_content, with_colors, with_results
 from d2s.export.predicted import landmark_content, map_content
 from d2s.regressor.model_files import DESCRIPTION, WEIGHTS, TrainedModel, load_model, save_model
@@ -148,12 +148,6 @@ def _export_published(args: argparse.Namespace, out: Path) -> None:
 
 
 def _export_onnx(args: argparse.Namespace, out: Path) -> None:
-    try:
-        from d2s.export import onnx_file
-    except ImportError as error:
-        if error.name is None or not error.name.startswith("onnx"):
-            raise
-        raise MissingPackageError("--format onnx needs the package onnx.", "Install with: sh scripts/setup.sh onnx.") from None
     model = load_model(args.model)
     with atomic_path(out) as temporary:
         temporary.mkdir()

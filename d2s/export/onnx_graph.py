@@ -1,4 +1,4 @@
-"""Building an ONNX graph node by node: a thin layer over `onnx.helper`.
+"""Building an ONNX graph node by node. The package onnx is needed only to write it.
 
 We write the graph ourselves rather than trace the network: the file then depends on no version of an exporter, has one node per step with
 the names of the network's layers, and keeps weights in half and landmarks in 8 bits.
@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from onnx import TensorProto, checker, helper, numpy_helper
 from torch import Tensor, nn
+
+from d2s.errors import MissingPackageError
 
 OPSET = 17
 """The first with LayerNormalization; ONNX Runtime reads it since 1.12."""
 IR_VERSION = 8
+FLOAT = 1
+"""ONNX's number of the type float32."""
 HALVED_FROM = 1024
 """Entries from which a constant is stored in half precision, where that loses nothing."""
 
@@ -25,20 +28,20 @@ class Graph:
     """Nodes and constants; every method returns the name of its result."""
 
     def __init__(self) -> None:
-        self._nodes: list[Any] = []
-        self._constants: list[Any] = []
+        self._nodes: list[tuple[str, tuple[str, ...], list[str], dict[str, Any]]] = []
+        self._constants: dict[str, NDArray[Any]] = {}
         self._known: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
     def add(self, op: str, *inputs: str, name: str = "", **attributes: Any) -> str:
         """One node with one result."""
         result = name or f"{op}_{len(self._nodes)}"
-        self._nodes.append(helper.make_node(op, inputs, [result], name=result, **attributes))
+        self._nodes.append((op, inputs, [result], attributes))
         return result
 
     def add_pair(self, op: str, *inputs: str, **attributes: Any) -> tuple[str, str]:
         """One node with two results."""
         name = f"{op}_{len(self._nodes)}"
-        self._nodes.append(helper.make_node(op, inputs, [name, f"{name}.second"], name=name, **attributes))
+        self._nodes.append((op, inputs, [name, f"{name}.second"], attributes))
         return name, f"{name}.second"
 
     def constant(self, value: ArrayLike, dtype: Any = np.float32, name: str = "") -> str:
@@ -54,9 +57,9 @@ class Graph:
             with np.errstate(over="ignore"):
                 halved = values.astype(np.float16)
             if (halved == values).all():
-                self._constants.append(numpy_helper.from_array(halved, f"{name}.half"))
-                return self.add("Cast", f"{name}.half", name=name, to=TensorProto.FLOAT)
-        self._constants.append(numpy_helper.from_array(np.ascontiguousarray(values).reshape(values.shape), name))
+                self._constants[f"{name}.half"] = halved
+                return self.add("Cast", f"{name}.half", name=name, to=FLOAT)
+        self._constants[name] = np.ascontiguousarray(values).reshape(values.shape)
         return name
 
     def integers(self, values: Sequence[int] | int) -> str:
@@ -97,12 +100,18 @@ class Graph:
     def model(
         self, inputs: Mapping[str, Sequence[str | int]], outputs: Mapping[str, Sequence[str | int]], metadata: Mapping[str, str], text: str
     ) -> bytes:
-        """The file, checked: float32 inputs and outputs by name with their shapes, where a text names a dynamic axis."""
-        infos = [
-            [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)) for name, shape in group.items()]
-            for group in (inputs, outputs)
-        ]
-        graph = helper.make_graph(self._nodes, "d2s", *infos, initializer=self._constants)
+        """The file, checked: float32 inputs and outputs by name with their shapes, where a text names a dynamic axis.
+
+        Raises MissingPackageError.
+        """
+        try:
+            from onnx import checker, helper, numpy_helper
+        except ImportError:
+            raise MissingPackageError("--format onnx needs the package onnx.", "Install with: sh scripts/setup.sh onnx.") from None
+        infos = [[helper.make_tensor_value_info(name, FLOAT, list(shape)) for name, shape in each.items()] for each in (inputs, outputs)]
+        nodes = [helper.make_node(op, given, made, name=made[0], **attributes) for op, given, made, attributes in self._nodes]
+        constants = [numpy_helper.from_array(values, name) for name, values in self._constants.items()]
+        graph = helper.make_graph(nodes, "d2s", *infos, initializer=constants)
         model = helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="d2s", doc_string=text
         )

@@ -8,9 +8,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from onnx import TensorProto
 
-from d2s.export.onnx_graph import Graph, array
+from d2s.export.onnx_graph import FLOAT, Graph, array
 from d2s.matching.database import BLOCK
 from d2s.regressor.landmarks import NOT_MUTUAL, LandmarkNet
 from d2s.regressor.network import AttentionBlock, D2SNet
@@ -88,7 +87,7 @@ def _refine(graph: Graph, network: LandmarkNet, real: str) -> str:
 def _nearest(graph: Graph, network: LandmarkNet, refined: str, real: str) -> tuple[str, str, str]:
     """Similarity (B, N, blocks) of the best landmark of every block, the best of all (B, N), and whether that is mutual (B, N)."""
     codes = graph.constant(array(network.landmarks.codes), np.int8, name="landmarks.codes")
-    directions = graph.unit(graph.add("Cast", codes, to=TensorProto.FLOAT))
+    directions = graph.unit(graph.add("Cast", codes, to=FLOAT))
     columns = graph.add("Transpose", directions, perm=[1, 0])
     best, places = [], []
     for start in range(0, network.count, BLOCK):

