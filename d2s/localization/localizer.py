@@ -139,7 +139,7 @@ class Localizer:
         if place is not None:
             near = self.solve_near(features, place, camera, reliability, wide_radius(camera))
             ms["pnp"] = result.ms["pnp"] + near.ms["pnp"]
-            result = choose(result, near, camera, self.estimator.max_error)
+            result = self.decide(result, near, features, xyz, reliability, camera)
         result.ms.update(ms)
         return result
 
@@ -164,6 +164,22 @@ class Localizer:
             result = replace(self.judge(result, camera, self.estimator.max_error), from_prior=True)
         result.ms.update(ms)
         return result
+
+    def decide(
+        self,
+        search: LocalizationResult,
+        near: LocalizationResult,
+        features: LocalFeatures,
+        xyz: NDArray[np.float32],
+        reliability: NDArray[np.float32],
+        camera: pycolmap.Camera,
+    ) -> LocalizationResult:
+        """The better of what `solve` and `solve_near` found, see `d2s.localization.prior`; xyz and reliability as for `solve`."""
+        if near.cam_from_map is not None:  # the whole map has its say on a pose that was found without it
+            used = select_reliable(reliability, self.threshold)
+            first = features.keypoints[used], xyz[used], reliability[used]
+            near = replace(near, doubt=doubt(near.cam_from_map, *first, camera, self.estimator))
+        return choose(search, near, camera, self.estimator.max_error)
 
     def landmarks(self) -> LandmarkMap:
         """The landmarks that a search near a prior compares. Raises InputError for a model that has none."""

@@ -34,6 +34,10 @@ storey has less than this share of the right one's inliers in three of four imag
 image alone cannot tell."""
 CLEARLY = 0.5
 """A pose near the prior is beyond doubt only where one that the whole map suggests has fewer inliers than this share of its own."""
+DOUBT = 0.5
+"""`d2s.localization.doubt` from which an image fits two places, whatever the counts of inliers say."""
+FIRST_KEYPOINTS = 700
+"""The best keypoints, which are enough to find the pose within a radius; the second look asks all of them."""
 SAME_PIXELS = 3.0
 """Two poses are the same where they project what both explain to within so many inlier thresholds of each other, in the median."""
 
@@ -66,11 +70,11 @@ def search_near(
 ) -> tuple[NearMatches, PoseEstimate]:
     """Matches within `radius` pixels of where the prior, cam_from_map (3, 4), puts them, and their pose.
 
-    Where these give no pose, all keypoints may show whatever is about in view.
+    Where the best keypoints give no pose there, all of them may show whatever is about in view. `features`: best first.
     """
-    for reach in (radius, None):
-        matches = match_near(prior, features, landmarks, camera, reach)
-        found = estimate_near(matches, features, camera, estimator, reach)
+    for reach, some in ((radius, features.top(FIRST_KEYPOINTS)), (None, features)):
+        matches = match_near(prior, some, landmarks, camera, reach)
+        found = estimate_near(matches, some, camera, estimator, reach)
         if found.success:
             break
     return matches, found
@@ -113,22 +117,26 @@ def estimate_near(
 
 
 def choose(search: LocalizationResult, near: LocalizationResult, camera: pycolmap.Camera, max_error: float) -> LocalizationResult:
-    """The better of what the search of the whole map and the one near the prior found.
+    """The better of what the search of the whole map and the one near the prior found; `near.doubt` is that of its pose in the whole map.
 
     Where both found the same pose, the one with more inliers. Where they disagree, a wrong prior is outvoted: its pose goes unless it has
     nearly as many inliers. Where both places fit, the prior decides, and the result names the rival; its confidence is then an even chance
-    at most.
+    at most. A pose that the search found counts although it was refused.
     """
-    if not near.success or not search.success:
-        return near if near.success else search
+    if not near.success:
+        return search
+    near = near.without_certainty() if near.doubt >= DOUBT else near
+    if search.cam_from_map is None:
+        return near
     if same_pose(search, near, camera, max_error):
-        return near if near.num_inliers >= search.num_inliers else search
+        return search if search.success and search.num_inliers >= near.num_inliers else near
     if near.num_inliers < COMPARABLE * search.num_inliers:
         return search
-    if search.num_inliers < CLEARLY * near.num_inliers:
-        return near
-    assert search.cam_from_world is not None
-    return near.with_rival(Rival(search.cam_from_world, search.num_inliers))
+    if search.num_inliers >= CLEARLY * near.num_inliers or near.doubt >= DOUBT:
+        found = search.cam_from_world if search.cam_from_world is not None else search.refused_pose
+        assert found is not None
+        return near.with_rival(Rival(found, search.num_inliers))
+    return near
 
 
 def same_pose(a: LocalizationResult, b: LocalizationResult, camera: pycolmap.Camera, max_error: float) -> bool:

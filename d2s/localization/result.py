@@ -80,9 +80,13 @@ class LocalizationResult:
     rival: Rival | None = field(default=None, repr=False)
 
     def with_rival(self, rival: Rival) -> LocalizationResult:
-        """The result beside a pose that is as good: it is then no more than an even chance."""
+        """The result beside a pose that is as good."""
+        return replace(self.without_certainty(), rival=rival)
+
+    def without_certainty(self) -> LocalizationResult:
+        """The result of an image that fits other places too: it is no more than an even chance."""
         trust = None if self.trust is None else replace(self.trust, confidence=min(self.trust.confidence, EVEN))
-        return replace(self, rival=rival, trust=trust)
+        return replace(self, trust=trust)
 
     @property
     def center(self) -> Array | None:

@@ -20,7 +20,7 @@ from d2s.features.base import LocalFeatures
 from d2s.geometry import pose
 from d2s.geometry.pose_field import motion, small_motion
 from d2s.localization.localizer import Image, Localizer, as_camera, check_size
-from d2s.localization.prior import choose, same_pose, wide_radius
+from d2s.localization.prior import same_pose, wide_radius
 from d2s.localization.result import LocalizationResult
 
 Array = NDArray[np.float64]
@@ -137,15 +137,14 @@ class SequenceLocalizer:
 
     def _go_on(self, track: Track, features: LocalFeatures, camera: pycolmap.Camera, when: float) -> LocalizationResult:
         """Near the prediction alone where that is safe, else in the whole map as well."""
+        features = features.top(self.localizer.info.num_keypoints)
         near = self._near(track, features, camera, when)
         alone = track.agreed >= CONFIRMED and track.since + 1 < self.recheck
         if alone and near.success and near.num_inliers >= WEAKER * track.inliers:
             self._track = track.follow(near, when, checked=False)
             return _with_ms(near, near)
-        search = self.localizer.localize_features(features, camera)
-        max_error = self.localizer.estimator.max_error
-        result = choose(search, near, camera, max_error)
-        agrees = search.success and near.success and same_pose(search, near, camera, max_error)
+        search, result = self._search(near, features, camera)
+        agrees = search.success and near.success and same_pose(search, near, camera, self.localizer.estimator.max_error)
         if not result.success:
             self._track = replace(track, missed=track.missed + 1) if track.missed + 1 < PATIENCE else None
         elif result.from_prior or agrees:
@@ -154,8 +153,18 @@ class SequenceLocalizer:
             self._track = _new_track(result, when)
         return _with_ms(result, near, search)
 
+    def _search(
+        self, near: LocalizationResult, features: LocalFeatures, camera: pycolmap.Camera
+    ) -> tuple[LocalizationResult, LocalizationResult]:
+        """What the whole map says, and the better of that and `near`."""
+        begin = time.perf_counter()
+        features, xyz, reliability = self.localizer.predict(features)
+        spent = 1e3 * (time.perf_counter() - begin)
+        search = self.localizer.solve(features, xyz, reliability, camera)
+        search.ms["regressor"] = spent
+        return search, self.localizer.decide(search, near, features, xyz, reliability, camera)
+
     def _near(self, track: Track, features: LocalFeatures, camera: pycolmap.Camera, when: float) -> LocalizationResult:
-        features = features.top(self.localizer.info.num_keypoints)
         reliability = np.full(len(features), track.reliability, np.float32)
         sure = track.velocity is not None and not track.missed and 0 <= when - track.timestamp <= LONGEST_GAP
         radius = RADIUS * max(camera.width, camera.height) if sure else wide_radius(camera)
