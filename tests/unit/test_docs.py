@@ -33,6 +33,7 @@ EXPECTED = (
     "hloc",
     "method",
     "own_data",
+    "own_photos",
     "public_datasets",
     "published_defects",
     "refined_poses",
