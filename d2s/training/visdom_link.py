@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 import urllib.error
 import urllib.request
@@ -42,6 +43,8 @@ RETRY_SECONDS = 10.0
 LOOK_SECONDS = 5.0
 """Pause between two looks whether the server still has the environment, while there is nothing to send."""
 
+LOGIN = {"username": "VISDOM_USERNAME", "password": "VISDOM_PASSWORD"}
+
 CURVE_OF = {window.name: window for window in CURVES}
 
 
@@ -66,8 +69,9 @@ class VisdomLink:
         try:
             urllib.request.urlopen(self.page, timeout=ANSWER_SECONDS).close()
         except urllib.error.HTTPError as error:
-            remedy = "Where the server runs: pip install 'tornado<6.6', and start it again"
-            logger.warning("The page %s cannot be opened (%d %s). %s.", self.page, error.code, error.reason, remedy)
+            if error.code == 403:
+                remedy = "Where the server runs: pip install 'tornado<6.6', and start it again"
+                logger.warning("The page %s cannot be opened (%s). %s.", self.page, error, remedy)
         except (OSError, HTTPException):
             return  # `send` will notice
 
@@ -88,7 +92,10 @@ class VisdomLink:
                     windows.changed.discard(name)
             if save:
                 self._client.save([self.environment])
-        except (OSError, HTTPException, ValueError) as error:
+            if self._gone:
+                self._gone = False
+                logger.info("Visdom is back, and has everything.")
+        except (OSError, HTTPException, ValueError, RuntimeError) as error:  # RuntimeError: visdom's word for a refused login
             self._lost(error)
             return False
         return True
@@ -99,22 +106,20 @@ class VisdomLink:
         if self._client is not None and self.environment in self._client.get_env_list():
             return
         self._client = self._make_client(
-            server=self.server, port=self.port, env=self.environment, raise_exceptions=True, use_incoming_socket=False
+            server=self.server, port=self.port, env=self.environment, raise_exceptions=True, use_incoming_socket=False, **_login()
         )
         windows.resend()
         for name in NAMES:  # of an earlier run of this name
             if name not in windows.changed:
                 self._client.close(win=name)
-        if self._gone:
-            self._gone = False
-            logger.info("Visdom is back, and has everything.")
 
     def _lost(self, error: Exception) -> None:
         """The connection is made anew, and everything is sent again, once the server answers."""
         self._client, self._next_try = None, time.monotonic() + RETRY_SECONDS
         if not self._gone:
             self._gone = True
-            logger.warning("Visdom is gone (%s). It is tried again; metrics.jsonl has every value.", type(error).__name__)
+            why = error if isinstance(error, RuntimeError) else type(error).__name__
+            logger.warning("Visdom is gone (%s). It is tried again; metrics.jsonl has every value.", why)
 
     def _send_window(self, name: str, windows: Windows) -> None:
         if name in CURVE_OF:
@@ -163,6 +168,12 @@ def _client_class() -> Any:
     return Client
 
 
+def _login() -> dict[str, str]:
+    """Name and password for servers that want them, from the variables that Visdom's server itself reads."""
+    given = {key: os.environ.get(variable) for key, variable in LOGIN.items()}
+    return {key: value for key, value in given.items() if value} if all(given.values()) else {}
+
+
 def require_server(server: str, port: int) -> None:
     """Raise InputError when no Visdom answers there (asked before visdom's client is made: it would retry and log for long)."""
     try:
@@ -171,6 +182,10 @@ def require_server(server: str, port: int) -> None:
             if isinstance(json.load(answer), list):
                 return
         reason = "something else does"
+    except urllib.error.HTTPError as error:
+        if error.code == 400 and _login():
+            return
+        reason = f"{error}; a server with a login needs {' and '.join(LOGIN.values())}" if error.code == 400 else str(error)
     except (OSError, HTTPException, ValueError) as error:
         reason = str(error)
     raise InputError(f"No Visdom server answers at {server}:{port} ({reason}).", f"Start one: python -m visdom.server -port {port}.")

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from importlib import util
 from pathlib import Path
@@ -55,14 +54,17 @@ def start(port: int, env_path: Path, home: Path) -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    for _ in range(150):
-        try:
-            ask(port, "env_state", {})
-            break
-        except (urllib.error.URLError, OSError):
-            assert process.poll() is None, "the Visdom server did not start"
-            time.sleep(0.2)
+    wait_for(lambda: answers(port, process))
     return process
+
+
+def answers(port: int, process: subprocess.Popen[bytes]) -> bool:
+    try:
+        ask(port, "env_state", {})
+    except OSError:
+        assert process.poll() is None, "the Visdom server did not start"
+        return False
+    return True
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
@@ -101,7 +103,7 @@ def curve(port, run, window, trace):
     return next(list(t["x"]) for t in data if t["name"] == trace)
 
 
-def wait_for(condition, seconds: float = 60.0) -> None:
+def wait_for(condition, seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
@@ -355,3 +357,30 @@ def test_the_commands_of_the_page_on_watching(run_folder, lasting, line):
 
 def test_the_page_on_watching_has_commands():
     assert len(WATCHED) == 3
+
+
+def test_a_server_with_a_login(tmp_path, monkeypatch, capsys, run_folder):
+    (tmp_path / ".visdom").mkdir()
+    (tmp_path / ".visdom" / "COOKIE_SECRET").write_text("a secret")
+    port = free_port()
+    secret = "user_credential={'username': 'ada', 'password': hash_password(hash_password('room 7'))}"
+    code = SERVER.format(port=port, folder=str(tmp_path / ".visdom")).removesuffix(")") + f", {secret})"
+    code = f"from visdom.utils.server_utils import hash_password; {code}"
+    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "HOME": str(tmp_path)}, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: listens(port))
+        assert main(["watch", str(run_folder), "--port", str(port)]) == 2
+        assert "VISDOM_USERNAME and VISDOM_PASSWORD" in capsys.readouterr().err
+        monkeypatch.setenv("VISDOM_USERNAME", "ada")
+        monkeypatch.setenv("VISDOM_PASSWORD", "room 6")
+        assert main(["watch", str(run_folder), "--port", str(port)]) == 2
+        monkeypatch.setenv("VISDOM_PASSWORD", "room 7")
+        assert main(["watch", str(run_folder), "--port", str(port)]) == 0
+        assert set(json.loads((tmp_path / ".visdom" / "a_run.json").read_text())["jsons"]) == set(NAMES)
+    finally:
+        stop(process)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
