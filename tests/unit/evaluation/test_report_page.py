@@ -5,10 +5,12 @@ from __future__ import annotations
 import html
 import json
 import math
+import queue
 import re
 import shutil
 import subprocess
-from pathlib import Path
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import cv2
 import numpy as np
@@ -29,7 +31,7 @@ from d2s.scene.manifest import Scene, SceneImage
 CAMERA = parse_camera("PINHOLE 160 120 100 100 79.5 59.5")
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars", "--virtual-time-budget=6000"),
+    *("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars", "--window-size=1200,950"),
 )
 NAMES = ("query/0.png", "query/1.png", "</script><b>2.png", "query/3.png", "query/4.png", "query/5.png")
 
@@ -170,27 +172,32 @@ def test_places_larger_than_a_room_and_without_scale_are_graded_by_their_own_mea
 
 
 PROBE = """<script>
-const wrong = [];
+const wrong = [], pause = () => new Promise((go) => setTimeout(go, 100));
 addEventListener("error", (e) => wrong.push(String(e.message)));
 console.error = (...words) => wrong.push(words.join(" "));
-addEventListener("load", () => setTimeout(() => {
+function painted() {
   const canvas = document.querySelector("#scene3d canvas");
-  const painted = () => { const d = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data; let n = 0, s = 0;
-    for (let i = 3; i < d.length; i += 4) if (d[i]) { n++; s = (s * 31 + i) % 1000003; } return [n, s]; };
+  const d = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  let count = 0, sum = 0;
+  for (let i = 3; i < d.length; i += 4) if (d[i]) { count++; sum = (sum * 31 + i) % 1000003; }
+  return [count, sum];
+}
+async function until(what) { for (let i = 0; i < 300 && !wrong.length && !what(); i++) await pause(); }
+addEventListener("load", async () => {
+  const canvas = document.querySelector("#scene3d canvas");
   const send = (name, x, y) => canvas.dispatchEvent(new PointerEvent(name, { clientX: x, clientY: y, pointerId: 1, bubbles: true }));
-  canvas.setPointerCapture = () => {};
+  canvas.setPointerCapture = () => {};  // there is no real pointer to capture
+  await until(() => canvas.width > 1 && painted()[0]);
   const before = painted();
   send("pointerdown", 100, 200); send("pointermove", 180, 220); send("pointerup", 180, 220);
   canvas.dispatchEvent(new WheelEvent("wheel", { deltaY: -50 }));
-  setTimeout(() => {
-    const over = document.documentElement.scrollWidth - innerWidth;
-    parent.postMessage({ wrong, before, after: painted(), over, shown: !document.getElementById("scene3d").hidden,
-      legend: document.querySelector(".keys").textContent, width: innerWidth }, "*");
-  }, 600);
-}, 600));
+  await until(() => painted()[1] !== before[1]);
+  const told = { wrong, before, after: painted(), over: document.documentElement.scrollWidth - innerWidth, width: innerWidth,
+    shown: !document.getElementById("scene3d").hidden, legend: document.querySelector(".keys").textContent };
+  fetch("told", { method: "POST", body: JSON.stringify(told) });
+});
 </script>"""
-FRAME = """<!DOCTYPE html><body><iframe src="page.html" style="width: %dpx; height: 900px; border: 0"></iframe><pre></pre>
-<script>addEventListener("message", (e) => { document.querySelector("pre").textContent = JSON.stringify(e.data); });</script></body>"""
+FRAME = '<!DOCTYPE html><body><iframe src="page.html" style="width: %dpx; height: 900px; border: 0"></iframe></body>'
 
 
 @pytest.fixture(scope="module")
@@ -201,20 +208,46 @@ def chromium():
     return found
 
 
-def opened(chromium: str, folder: Path, page: str, width: int) -> dict:
-    """What the probe saw in a window of so many pixels, with a turn and a zoom of the 3D view between `before` and `after`."""
-    (folder / "page.html").write_text(page.replace("<head>", f"<head>{PROBE}", 1))
-    (folder / "frame.html").write_text(FRAME % width)  # a browser window cannot be as narrow as a phone, a frame can
-    command = [chromium, *FLAGS, f"--user-data-dir={folder / 'profile'}", "--dump-dom", (folder / "frame.html").as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True).stdout
-    told = re.search(r"<pre>(.+?)</pre>", dom, re.DOTALL)
-    assert told, f"the page's script did not get to its end: {dom[-500:]}"
-    return json.loads(html.unescape(told[1]))
+@pytest.fixture
+def site():
+    """Pages by path, what they tell, and the address of the server that offers the one and takes the other."""
+    pages, told = {}, queue.Queue()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            page = pages.get(self.path, "").encode()
+            self.send_response(200 if page else 404)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page)
+
+        def do_POST(self):
+            told.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield pages, told, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 @pytest.mark.parametrize("width", [390, 1100])
-def test_a_browser_draws_the_place_and_nothing_is_too_wide(chromium, report, tmp_path, width):
-    seen = opened(chromium, tmp_path, report.page(), width)
+def test_a_browser_draws_the_place_and_nothing_is_too_wide(chromium, site, report, tmp_path, width):
+    pages, told, address = site
+    pages["/page.html"] = report.page().replace("<head>", f"<head>{PROBE}", 1)
+    pages["/"] = FRAME % width  # a browser window cannot be as narrow as a phone, a frame can
+    command = [chromium, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", address]
+    browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        seen = told.get(timeout=180)
+    finally:
+        browser.terminate()
+        browser.wait(30)
     assert seen["wrong"] == [] and seen["shown"] and seen["width"] == width
     assert seen["over"] <= 0, "the page scrolls sideways"
     assert seen["before"][0] > 500 and seen["after"][0] > 500 and seen["before"] != seen["after"]
