@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from d2s.service.catalogue import Catalogue, describe
 from d2s.service.compute import answer
 from d2s.service.metrics import Board, Metrics, render
 from d2s.service.refusal import Refused
+from d2s.service.server import first_silent
 from d2s.service.settings import parse_scenes, read_keys
 from d2s.service.uploads import camera_for, check_header, decode
 from d2s.service.worker import Worker
@@ -137,6 +139,18 @@ def test_processes_add_up_and_the_counters_of_ended_ones_stay(tmp_path):
         (tmp_path / f"{pid}.json").write_text(json.dumps({"d2s_models_loaded": 1.0, 'd2s_images_total{scene="a"}': 5.0}))
     text = render([{"d2s_models_loaded": 4.0}, *board.others()])
     assert "d2s_models_loaded 5" in text and 'd2s_images_total{scene="a"} 10' in text
+
+
+def test_a_connection_with_something_to_read_is_not_silent():
+    pairs = [socket.socketpair() for _ in range(3)]
+    connections = [SimpleNamespace(transport=SimpleNamespace(get_extra_info=lambda _, ours=ours: ours)) for ours, _ in pairs]
+    assert first_silent(connections) is connections[0] and first_silent([]) is None
+    pairs[0][1].sendall(b"G")
+    pairs[1][1].close()  # the end of a connection is something to read, too
+    assert first_silent(connections) is connections[2]
+    assert first_silent(connections[:2]) is None
+    for one in (pairs[0][0], pairs[0][1], pairs[1][0], *pairs[2]):
+        one.close()
 
 
 def test_names_of_scenes():
