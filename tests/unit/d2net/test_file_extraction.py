@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +97,43 @@ def test_existing_files_are_skipped_only_when_asked(tmp_path: Path, model_file: 
     assert run(tmp_path, ["a.png", "b.png"], model_file) == 0
     assert len(load(tmp_path / "a.png.d2-net")) == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a.png.d2-net", "b.png", "b.png.d2-net", "list.txt"]
+
+
+def test_killed_and_gone_on_with_leaves_the_files_of_an_undisturbed_run(tmp_path: Path, model_file: Path) -> None:
+    names = [f"{k}.png" for k in range(5)]
+    for folder in ("whole", "killed"):
+        (tmp_path / folder).mkdir()
+        for k, name in enumerate(names):
+            cv2.imwrite(str(tmp_path / folder / name), texture(64, 48, k))
+    assert run(tmp_path / "whole", names, model_file) == 0
+    (tmp_path / "killed" / "list.txt").write_text("".join(f"{tmp_path / 'killed' / name}\n" for name in names))
+    arguments = ["extract", "--image_list_file", tmp_path / "killed" / "list.txt", "--model_file", model_file, "--cudaid", "-1"]
+    process = subprocess.run([sys.executable, "-c", KILL, *map(str, arguments)], capture_output=True, text=True, timeout=120)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert len(list((tmp_path / "killed").glob("*.d2-net"))) == 2 and list((tmp_path / "killed").glob(".*.tmp"))
+    assert run(tmp_path / "killed", names, model_file, "--skip_existing") == 0
+    whole, killed = (
+        {path.name: path.read_bytes() for path in (tmp_path / f).iterdir() if path.name != "list.txt"} for f in ("whole", "killed")
+    )
+    assert killed == whole
+
+
+# Dies while it writes the third file
+KILL = """
+import os, signal, sys
+import numpy as np
+from d2s.cli import run_module
+save, written = np.savez, []
+def save_or_die(file, **arrays):
+    written.append(file)
+    if len(written) == 3:
+        file.write(b"half")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(file, **arrays)
+np.savez = save_or_die
+run_module("d2net", sys.argv[1:])
+"""
 
 
 STRANGE = {

@@ -12,11 +12,14 @@ import tarfile
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from d2s.cli import run_module
 from d2s.d2net.kapture_tree import KaptureTree
+
+from .conftest import texture
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -161,6 +164,26 @@ def test_bad_images_are_named_and_the_others_done(kapture_root: Path, model_file
     assert output.err.strip() == "d2s d2net: 2 of 5 images could not be read. Replace them, or take them off the list."
     with KaptureTree(kapture_root).features("descriptors", "d2_random") as store:
         assert len(store.names()) == 3
+
+
+def test_strange_images_have_features_too(kapture_root: Path, model_file: Path) -> None:
+    image = texture(64, 48, 9)
+    strange = {
+        "mapping/cam 0/000.jpg": image[:, :, 0],
+        "mapping/cam 0/001.png": image.astype(np.uint16) * 257,
+        "query.jpg": image[:5, :7],
+        "mapping/cam1/000.jpg": cv2.resize(image, (4000, 3000), interpolation=cv2.INTER_NEAREST),
+        "z.jpg": np.zeros_like(image),
+    }
+    for name, pixels in strange.items():
+        assert cv2.imwrite(str(kapture_root / "sensors/records_data" / name), pixels)
+    assert extract(kapture_root, model_file, "--max_edge", "96") == 0
+    tree = KaptureTree(kapture_root)
+    with tree.features("keypoints", "d2_random") as keypoints, tree.features("descriptors", "d2_random") as descriptors:
+        counts = {name: keypoints.rows(name) for name in strange}
+        assert counts == {name: descriptors.rows(name) for name in strange}
+        assert counts["query.jpg"] == 0 and min(counts[name] or 0 for name in list(strange)[:2]) > 5
+        assert keypoints.read("mapping/cam1/000.jpg")[:, 0].max() > 2000  # in pixels of the image as stored
 
 
 def test_types_of_other_programs_are_gone_on_with(
