@@ -12,6 +12,7 @@ from d2s.evaluation.pose_files import RESULTS
 from d2s.geometry.camera import format_camera
 from d2s.scene.atomic import atomic_path, read_json, write_json
 from d2s.scene.manifest import Scene
+from processing.own_photos.doubts import doubtful
 from processing.own_photos.held_out import capture_order
 from processing.own_photos.links import shared_points, weak_links
 from processing.own_photos.scale_words import scale_sentence
@@ -43,11 +44,14 @@ def gather(scene: Scene, scene_dir: Path, check: Path, report: Mapping[str, Any]
     model = read_model(whole if whole.is_dir() else scene_dir / "sfm")
     in_model = {image.name for image in model.images.values()}
     linked = [name for name in ordered if name in in_model]
+    links = weak_links(shared_points(model, linked), linked)
+    poses = {image.name: image.cam_from_world for image in scene.images if image.cam_from_world is not None}
     return Facts(
         scene=scene,
         scores=read_scores(check, scene.split("test")) if (check / RESULTS).is_file() else (),
         labels={image["name"]: image["labels"] for image in report["images"]["kept"] if image["labels"] is not None},
-        links=weak_links(shared_points(model, linked), linked),
+        links=links,
+        doubts=doubtful(links, ordered, poses) if whole.is_dir() else (),  # given poses are not ours to doubt
         dropped=dropped,
         ordered=ordered,
         held_out=held_out,

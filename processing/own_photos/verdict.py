@@ -29,7 +29,8 @@ MOST_ADVICE = 8
 @dataclass(frozen=True)
 class Facts:
     """What is known after the self-check. `ordered`: all photos as they were taken, placed or not; `labels`: of each
-    mapping photo; `held_out`: the photos to test on, of which some may not be placed.
+    mapping photo; `held_out`: the photos to test on, of which some may not be placed; `doubts`: links to groups that may
+    lie in the wrong place.
     """
 
     scene: Scene
@@ -39,6 +40,7 @@ class Facts:
     dropped: Mapping[str, str]
     ordered: Sequence[str]
     held_out: Sequence[str] = ()
+    doubts: Sequence[Link] = ()
 
     @property
     def given(self) -> int:
@@ -68,13 +70,23 @@ def headline(facts: Facts) -> list[str]:
     untested = [name for name in facts.held_out if name in facts.dropped]
     found, good = sum(score.success for score in facts.scores), sum(map(facts.good, facts.scores))
     count, share = len(facts.scores), good / len(facts.scores)
+    share = min(share, 1 - sum(len(link.part) for link in facts.doubts) / len(facts.scene.images))
     how = "well" if share >= WELL else "in parts" if share >= PARTLY else "badly"
     error = f"Typical error {_typical(facts)}; " if found else ""
     return [
         f"This place can be localized {how}." + _coverage(facts),
         f"{error}{found} of {count} held-out photos found, {good} of them within {_tolerance(facts)}.",
+        *map(_doubt, facts.doubts),
         *([f"{len(untested)} more could not be tested: their true position is unknown ({named(untested)})."] if untested else []),
     ]
+
+
+def _doubt(link: Link) -> str:
+    """What the self-check cannot see."""
+    return (
+        f"Doubtful: {named(link.part)} probably lie in the wrong place, in front of something that looks like what they show. Only "
+        f"{link.shared} points connect them with the rest, and the photos taken before and after lie far away. The check cannot see that."
+    )
 
 
 def _coverage(facts: Facts) -> str:
@@ -128,9 +140,20 @@ def _loose(facts: Facts) -> list[dict[str, Any]]:
     found = []
     for link in facts.links:
         held = "holds" if len(link.part) == 1 else "hold"
+        if link in facts.doubts:
+            found.append(_weak(link.part, f"{named(link.part)}: probably in the wrong place", _reconnect(link, facts)))
+            continue
         problem = f"{named(link.part)} {held} on to the rest by {link.shared} common points only, of {link.first} and {link.second}"
         found.append(_weak(link.part, problem, f"add photos between {link.first} and {link.second}: few views overlap there"))
     return found
+
+
+def _reconnect(link: Link, facts: Facts) -> str:
+    """Where the group should connect: at the photos before and after it."""
+    placed = {image.name for image in facts.scene.images}
+    ordered, part = [name for name in facts.ordered if name in placed], set(link.part)
+    borders = [f"{a} and {b}" for a, b in zip(ordered, ordered[1:], strict=False) if (a in part) != (b in part)]
+    return f"add photos between {', and between '.join(borders)}, so that these photos connect where they belong"
 
 
 def _bare(facts: Facts) -> list[dict[str, Any]]:

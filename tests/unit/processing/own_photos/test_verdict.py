@@ -102,6 +102,15 @@ def test_weak_links_and_bare_photos():
     assert bare["photos"] == ["IMG_05.jpg", "IMG_06.jpg"] and "down to 40" in bare["problem"]
 
 
+def test_a_group_in_the_wrong_place_is_told_where_it_belongs():
+    link = Link("IMG_02.jpg", "IMG_12.jpg", 90, tuple(NAMES[10:16]))
+    found = facts(links=[link], doubts=[link])
+    lines = headline(found)
+    assert lines[0] == "This place can be localized in parts." and lines[2].startswith("Doubtful: IMG_10.jpg to IMG_15.jpg (6 photos)")
+    (weak,) = weak_parts(found)
+    assert weak["advice"].startswith("add photos between IMG_09.jpg and IMG_10.jpg, and between IMG_15.jpg and IMG_16.jpg,")
+
+
 def test_groups_that_do_not_connect_are_to_be_bridged():
     dropped = {"IMG_20.jpg": f"{ELSEWHERE} (IMG_20.jpg, IMG_21.jpg)", "IMG_21.jpg": f"{ELSEWHERE} (IMG_20.jpg, IMG_21.jpg)"}
     found = facts(dropped=dropped, ordered=[*NAMES, "IMG_20.jpg", "IMG_21.jpg"])
