@@ -5,8 +5,8 @@ stairs, and single queries with a right prior (turned by 6 degrees, moved by 30 
 
     python benchmarks/sequence.py --work DIR [--only redkitchen-sfm stairs]
 
-DIR is where benchmarks/accuracy.py left scenes and runs of these rows. Prints the figures, writes benchmarks/results/sequence.json. Times are
-CPU time of this process on one thread, so that other work on the machine does not count.
+DIR is where benchmarks/accuracy.py left scenes and runs of these rows. Prints the figures, writes benchmarks/results/sequence.json. Times
+are CPU time of this process on one thread, so that other work on the machine does not count.
 """
 
 from __future__ import annotations

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from d2s.localization.localizer import LocalizationResult, Localizer
+    from d2s.localization.sequence import SequenceLocalizer
 
 __version__ = "0.1.0"
-__all__ = ["LocalizationResult", "Localizer", "__version__"]
+__all__ = ["LocalizationResult", "Localizer", "SequenceLocalizer", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,4 +18,8 @@ def __getattr__(name: str) -> Any:
         from d2s.localization import localizer
 
         return getattr(localizer, name)
+    if name == "SequenceLocalizer":
+        from d2s.localization import sequence
+
+        return sequence.SequenceLocalizer
     raise AttributeError(f"module 'd2s' has no attribute {name!r}")

@@ -17,7 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "watch": ("d2s.commands.watch", "show a training in Visdom, while it goes on or afterwards"),
     "eval": ("d2s.commands.eval", "localize the test images of a scene and report how well it went"),
     "report": ("d2s.commands.report", "draw the page of an evaluation again, from its files"),
-    "localize": ("d2s.commands.localize", "pose of single images"),
+    "localize": ("d2s.commands.localize", "camera poses of images, a video, a camera or a network stream"),
     "serve": ("d2s.commands.serve", "poses over HTTP: post a photo, get its pose; a page to try it with"),
     "export": ("d2s.commands.export", "scene or learnt map for COLMAP, nerfstudio and PLY viewers; public checkpoints as models"),
     "pipeline": ("d2s.commands.pipeline", "preprocess, train and eval in one go; the demo scene when no data set is named"),

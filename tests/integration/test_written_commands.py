@@ -34,8 +34,10 @@ NOT_RUN: dict[str, str] = {
     r"--dataset (7scenes|12scenes|Cambridge|indoor6|BKC) |benchmarks/accuracy\.py": NEEDS_DATA,
     r"--dataset kapture ": NEEDS_DATA,
     r"--sfm hloc|preprocess_custom_data.py|--dataset mine ": "needs outputs of hloc; tests/integration/test_hloc.py runs it on made ones",
+    r"--stream ": "needs a camera; tests/unit/commands/test_localize_frames.py runs it with one of its own",
     r"\.pth\.tar|--format published": "needs a public checkpoint; tests/unit/commands/test_published_checkpoint.py runs it on made ones",
     r"^python -m visdom\.server|^d2s watch ": "needs a Visdom server; tests/integration/test_visdom.py runs it with one",
+    r"^d2s localize .*--stream ": "needs a camera; tests/unit/commands run it on streams of their own",
     r"^sh scripts/setup\.sh|^sh tests/run\.sh|^\. \.venv/bin/activate$": "installs, or runs these tests",
 }
 """Lines whose options are checked only -> why they are not run."""
@@ -56,7 +58,9 @@ FASTER = {"aliked": "sift"}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SHELL = re.compile(r"(\$ )?(d2s|python3?|sh|curl|pip|git|\.|cd|export|conda|docker|systemctl|ffmpeg) ")
 SIZE = re.compile(r"\b(?:SIMPLE_\w+|PINHOLE|RADIAL|OPENCV\w*) (\d+) (\d+) ")
+VIDEO = re.compile(r"(?:--video |VideoCapture\(\")([\w.]+)")
 PICTURE = re.compile(r"[\w/]+\.(?:jpg|png)")
+VIDEO = re.compile(r"[\w/]+\.mp4")
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,7 @@ class Reader:
         if why is None:
             self.ran.append(line)
             self.pictures(line)
+            self.videos(line)
             if command is not None:
                 self.call(*command)
             else:
@@ -135,6 +140,22 @@ class Reader:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 picture = cv2.imread(str(sorted((self.base / "queries").glob("*.jpg"))[index]))
                 cv2.imwrite(str(path), picture if size is None else cv2.resize(picture, (int(size[1]), int(size[2]))))
+
+    def videos(self, text: str) -> None:
+        """A video of the place under every written name that is not an overlay's."""
+        for name in set(VIDEO.findall(text)) - set(re.findall(r"--overlay (\S+)", text)):
+            pictures = [cv2.imread(str(path)) for path in sorted((self.base / "queries").glob("*.jpg"))]
+            writer = cv2.VideoWriter(name, cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), 10, pictures[0].shape[1::-1])
+            for picture in pictures:
+                writer.write(picture)
+            writer.release()
+
+        for name in VIDEO.findall(text):
+            frames = [cv2.imread(str(path)) for path in sorted((self.base / "queries").glob("*.jpg"))]
+            video = cv2.VideoWriter(str(self.folder / name), cv2.VideoWriter_fourcc(*"mp4v"), 5, (frames[0].shape[1], frames[0].shape[0]))
+            for frame in frames:
+                video.write(frame)
+            video.release()
 
     def serve(self, arguments: list[str]) -> None:
         """A service stays until the page is done; the lines below it talk to it."""
@@ -165,6 +186,7 @@ class Reader:
         """A block in Python."""
         self.ran.append(text)
         self.pictures(text)
+        self.videos(text)
         exec(compile(text, "a page", "exec"), {"__name__": "a page"})
 
     def leave(self) -> None:

@@ -31,6 +31,7 @@ EXPECTED = (
     "file_formats",
     "first_map",
     "hloc",
+    "localizing",
     "method",
     "own_data",
     "own_photos",
