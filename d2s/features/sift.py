@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from d2s.features.base import LocalFeatures
 from d2s.features.images import check_image, shrink, to_gray, to_original
 
-# Detected for each keypoint that is kept: some positions come several times, with one orientation each (15 to 20 % on photos).
-SURPLUS = 1.5
+# Detected for each keypoint that is kept: some positions come several times, with one orientation each (10 to 26 % on photos).
+SURPLUS = 1.3
 # OpenCV doubles the image before it detects. Without its option `enable_precise_upscale` all keypoints of all octaves lie this far to
 # the right and below (measured on synthetic blobs: 0.25 +- 0.01 px at scales up to 6 px).
 UPSCALE_SHIFT = 0.25
