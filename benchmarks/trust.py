@@ -3,7 +3,7 @@
 Learns the constants of d2s/localization/trust.json from mapping and validation images (--fit writes them; without it, those that are
 there are measured), and measures on test images alone. Beside the figures of the shipped constants stand those of constants that were
 learnt without the measured place and its photos: what a place that nobody has seen may expect. Results go to
-benchmarks/results/trust.json.
+benchmarks/results/trust.json and into the table of docs/trust.md.
 
     python benchmarks/trust.py --runs benchmark_runs [--only gerrard fox …] [--fit]         # the folder of benchmarks/accuracy.py
     python benchmarks/trust.py --pair SCENE_FOLDER MODEL_FOLDER [--pair …] [--fit]
@@ -31,7 +31,7 @@ from d2s.evaluation.reliability import expected_calibration_error, reliability_b
 from d2s.localization.calibration import Observation, calibrate
 from d2s.localization.signals import SIGNALS
 from d2s.localization.trust import Calibration, Constants, general_constants
-from d2s.scene.atomic import read_json, write_json
+from d2s.scene.atomic import read_json, write_json, write_text
 
 sys.path.insert(0, str(Path(__file__).parent))  # run as a script or loaded by a test: its neighbours are found either way
 import accuracy
@@ -40,16 +40,19 @@ from trust_data import LEARN, MEASURE, Photos, Place, collect, load_place
 
 RESULTS = Path(__file__).parent / "results" / "trust.json"
 CONSTANTS = Path(trust_data.__file__).parents[1] / "d2s" / "localization" / "trust.json"
-PENALTY = 1.0
+PAGE = Path(__file__).parents[1] / "docs" / "trust.md"
+BEGIN, END = "<!-- benchmarks/trust.py -->\n", "<!-- end -->"
+PENALTY = 0.3
 """Weight of the squared weights in the fit: signals say the same thing twice, and rows number hundreds."""
-DEFAULT_THRESHOLD = 0.5
-"""A pose that is more likely wrong than right is refused."""
+THRESHOLDS = (0.3, 0.35, 0.4, 0.45, 0.5)
+"""Lower ones than these are never taken: there are places more alike than those that constants were learnt on."""
 ALLOWED_FALSE_ACCEPTS = 0.005
-"""Share of other places' photos that may be accepted while learning; a higher threshold is taken where it is exceeded."""
+"""Share of other places' photos, poses that are no more than chance among them, that may be accepted while learning."""
 AGAINST = ("residual", "doubt", "angle")
 """Signals that can only speak against a pose; the others only for it. A fit to few places must not learn the opposite."""
 FINE = 0.2
 """Share of the tolerance that the finer recall asks for: 5 cm where 25 cm are right, 1 % of the extent where 5 % are; the same angle."""
+PARTS = ("shipped", "unseen_place")
 Row = dict[str, Any]
 
 
@@ -69,8 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     constants = fit(rows[LEARN]) if args.fit else general_constants()
     if args.fit:
         write_json(CONSTANTS, {"signals": list(SIGNALS), **asdict(constants), "learnt_from": about(rows[LEARN])})
-    report = {"machine": accuracy.machine(), "constants": asdict(constants), **measure(rows, constants)}
+    report = {"machine": accuracy.machine(), **measure(rows, constants)}
     write_json(RESULTS, report)
+    write_text(PAGE, with_table(PAGE.read_text(encoding="utf-8"), report))
     print(describe(report))
     return 0
 
@@ -116,10 +120,16 @@ def is_own(row: Row) -> bool:
 
 
 def fit(rows: Sequence[Row]) -> Constants:
-    """Logistic regression on rows with a pose, the threshold, and the factor of covariances without a calibration."""
+    """Constants from rows of several places, with the threshold that keeps other places out."""
+    return rounded(replace(logistic(rows), threshold=choose_threshold(rows)))
+
+
+def logistic(rows: Sequence[Row]) -> Constants:
+    """Logistic regression on rows with a pose, and the factor of covariances without a calibration."""
     found = [row for row in rows if row["found"]]
+    found += [without_doubt(row) for row in found if not is_own(row)]
     signals, right = np.array([row["signals"] for row in found]), np.array([is_right(row) for row in found])
-    start = Constants(tuple(signals.mean(axis=0)), tuple(signals.std(axis=0) + 1e-6), (), 0.0, DEFAULT_THRESHOLD, 1.0)
+    start = Constants(tuple(signals.mean(axis=0)), tuple(signals.std(axis=0) + 1e-6), (), 0.0, THRESHOLDS[-1], 1.0)
     standard = start.standardise(signals)
 
     def loss(values: NDArray[np.float64]) -> float:
@@ -128,8 +138,13 @@ def fit(rows: Sequence[Row]) -> Constants:
 
     bounds = [(None, 0) if name in AGAINST else (0, None) for name in SIGNALS] + [(None, None)]
     values = minimize(loss, np.zeros(len(bounds)), method="L-BFGS-B", bounds=bounds).x
-    constants = replace(start, weights=tuple(values[:-1].tolist()), bias=float(values[-1]), factor=general_factor(found))
-    return rounded(replace(constants, threshold=choose_threshold(rows, constants)))
+    return replace(start, weights=tuple(values[:-1].tolist()), bias=float(values[-1]), factor=general_factor(found))
+
+
+def without_doubt(row: Row) -> Row:
+    """A pose in the wrong place must be seen to be wrong where nothing else fits either, as in a search near a prior."""
+    signals = [0.0 if name == "doubt" else value for name, value in zip(SIGNALS, row["signals"], strict=True)]
+    return {**row, "signals": signals}
 
 
 def rounded(constants: Constants) -> Constants:
@@ -138,14 +153,12 @@ def rounded(constants: Constants) -> Constants:
     return Constants(**lists, bias=round(constants.bias, 6), threshold=constants.threshold, factor=round(constants.factor, 4))
 
 
-def choose_threshold(rows: Sequence[Row], constants: Constants) -> float:
-    """The lowest of 0.5, 0.55, … that keeps other places out."""
+def choose_threshold(rows: Sequence[Row]) -> float:
+    """The lowest that keeps other places out, by constants that know neither place: whoever wants surer poses asks for a higher one."""
     others = [row for row in rows if not is_own(row)]
-    accepted = np.array([probability(row, constants) for row in others])
-    for threshold in np.arange(DEFAULT_THRESHOLD, 0.96, 0.05):
-        if (accepted >= threshold).mean() <= ALLOWED_FALSE_ACCEPTS:
-            break
-    return round(float(threshold), 2)
+    accepted = np.array([p for row, p in unseen(rows, others)])
+    kept_out = [threshold for threshold in THRESHOLDS if (accepted >= threshold).mean() <= ALLOWED_FALSE_ACCEPTS]
+    return kept_out[0] if kept_out else THRESHOLDS[-1]
 
 
 def probability(row: Row, constants: Constants, calibration: Calibration = Calibration()) -> float:  # noqa: B008  # frozen
@@ -199,11 +212,12 @@ def measure(rows: dict[str, list[Row]], constants: Constants) -> dict[str, Any]:
     calibrations = {name: calibration_of(own, constants) for name, own in by_model(rows[LEARN]).items()}
     shipped = [(row, probability(row, constants, calibrations[row["model"]])) for row in rows[MEASURE]]
     return {
+        "constants": asdict(constants),
         "learnt_from": about(rows[LEARN]),
         "measured_on": about(rows[MEASURE]),
         "calibrations": {name: asdict(calibration) for name, calibration in calibrations.items()},
         "shipped": figures(shipped, constants.threshold),
-        "unseen_place": figures(unseen(rows), constants.threshold),
+        "unseen_place": figures(unseen(rows[LEARN], rows[MEASURE]), constants.threshold),
         "covariance": {name: covariance_figures(own, calibrations[name], constants) for name, own in by_model(rows[MEASURE]).items()},
     }
 
@@ -216,12 +230,14 @@ def calibration_of(own: Sequence[Row], constants: Constants) -> Calibration:
     return calibrate([observation(row, score) for row, score in zip(rows, scores, strict=True)], own[0]["tolerance"], field)
 
 
-def unseen(rows: dict[str, list[Row]]) -> list[tuple[Row, float]]:
-    """Measured rows with confidences by constants learnt without the model's place, neither its models nor its photos."""
+def unseen(learn: Sequence[Row], rows: Sequence[Row]) -> list[tuple[Row, float]]:
+    """Rows with confidences by constants learnt without the model's place, neither its models nor its photos."""
     scored = []
-    for where in sorted({row["where"] for row in rows[MEASURE]}):
-        constants = fit([row for row in rows[LEARN] if where not in (row["where"], row["shown"])])
-        scored += [(row, probability(row, constants)) for row in rows[MEASURE] if row["where"] == where]
+    for where in sorted({row["where"] for row in rows}):
+        rest = [row for row in learn if where not in (row["where"], row["shown"])]
+        if any(is_own(row) for row in rest):
+            constants = logistic(rest)
+            scored += [(row, probability(row, constants)) for row in rows if row["where"] == where]
     return scored
 
 
@@ -302,7 +318,7 @@ def covariance_figures(own: Sequence[Row], calibration: Calibration, constants: 
 def describe(report: dict[str, Any]) -> str:
     """The table."""
     lines = []
-    for name in ("shipped", "unseen_place"):
+    for name in PARTS:
         part = report[name]
         lines.append(f"{name}: threshold {report['constants']['threshold']:g}")
         for model in part["own_place"]:
@@ -315,6 +331,53 @@ def describe(report: dict[str, Any]) -> str:
     for model, one in report["covariance"].items():
         lines.append(f"covariance of {model}: {one}")
     return "\n".join(lines)
+
+
+def with_table(text: str, report: dict[str, Any]) -> str:
+    """The page with the table of a report between its two marks."""
+    before, rest = text.split(BEGIN)
+    return before + BEGIN + table(report) + END + rest.split(END, 1)[1]
+
+
+def table(report: dict[str, Any]) -> str:
+    """The page's table: one row per model."""
+    columns = (
+        "model",
+        "photos of other places",
+        "accepted",
+        "own place: recall",
+        "wrong poses",
+        "error / stated",
+        "within the 95 % ellipsoid",
+    )
+    rows = [_table_row(name, report) for name in report["shipped"]["own_place"]]
+    ece = {part: 100 * report[part]["reliability"]["test photos, as they are and degraded"]["ece"] for part in PARTS}
+    number = report["shipped"]["reliability"]["test photos, as they are and degraded"]["poses"]
+    return (
+        "".join("| " + " | ".join(row) + " |\n" for row in (columns, ("---",) * len(columns), *rows))
+        + f"\nThreshold {report['constants']['threshold']:g}. Accepted, recall and wrong poses: without refusals → with them (in brackets: "
+        "by constants that never saw the place).\n"
+        f"Confidence and share of right poses differ by {ece['shipped']:.1f} % ({ece['unseen_place']:.1f} %) on average over {number} poses\n"
+        "in test photos, as they are and degraded.\n"
+    )
+
+
+def _table_row(name: str, report: dict[str, Any]) -> tuple[str, ...]:
+    (others, own), (new_others, new_own) = ((report[part][what][name] for what in ("other_places", "own_place")) for part in PARTS)
+    covariance = report["covariance"].get(name)
+    errors = (
+        ("", "")
+        if covariance is None
+        else (f"{covariance['calibrated'] or covariance['general_factor']:.2f}", f"{100 * covariance['within_95']:.0f} %")
+    )
+    return (
+        name,
+        str(others["photos"]),
+        f"{others['poses']} → {others['accepted']} ({new_others['accepted']})",
+        f"{100 * own['recall_without']:.1f} → {100 * own['recall']:.1f} ({100 * new_own['recall']:.1f}) %",
+        f"{own['wrong_without']} → {own['wrong']} ({new_own['wrong']}) of {own['photos']}",
+        *errors,
+    )
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
 Right place: mapping and validation images to learn from, test images to measure on, each as it is and degraded (few keypoints, part of
 the view, blurred descriptors), so that there are poses of every quality. Other places: photos of all other scenes, with cameras of
-their own.
+their own. To learn from, poses count that are no more than chance too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from d2s.evaluation.score import scene_extent
 from d2s.features.base import LocalFeatures, settings_hash
 from d2s.features.extraction import extract_all
 from d2s.features.table import extractor_from_settings
+from d2s.localization import base
 from d2s.localization.covariance import in_world, pose_covariance, pose_difference
 from d2s.localization.localizer import Localizer
 from d2s.localization.result import LocalizationResult
@@ -95,8 +97,20 @@ def collect(places: Sequence[Place], place: Place, photos: Photos, purpose: str,
         features = photos.read(place if own else other, images, localizer.info.features)
         for image, one in zip(images, features, strict=True):
             for kind, version in [("as it is", one), *(_degraded(one, image.name, degraded) if own else ())]:
-                rows.append({"kind": kind, **_row(localizer, place, other, image, version)})
+                with nullcontext() if purpose == MEASURE else chance_poses():
+                    rows.append({"kind": kind, **_row(localizer, place, other, image, version)})
     return rows
+
+
+@contextmanager
+def chance_poses() -> Iterator[None]:
+    """Also poses that are no more than chance, which are failures otherwise: nothing shows better what wrong ones look like."""
+    test = base.is_by_chance
+    base.is_by_chance = lambda *_: False
+    try:
+        yield
+    finally:
+        base.is_by_chance = test
 
 
 def places_to_show(places: Sequence[Place]) -> list[Place]:

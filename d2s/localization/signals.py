@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 CELLS = 8
+MANY = 30
+"""Inliers from which on more of them say nothing: chance hardly finds a dozen, and a wrong storey has hundreds."""
 SIGNALS = ("inliers", "share", "cover", "cells", "residual", "doubt", "angle", "reliability", "agreeing")
 """
-inliers: log of their number. share: of the extracted keypoints that agree. cover: log of the area over which the inliers spread, as a
-share of the image's. cells: share of the cells of a grid with keypoints that hold an inlier. residual: median reprojection error of the
-inliers in units of the threshold, 1 at most. doubt: how well the image fits elsewhere, see `d2s.localization.doubt`. angle: log of the
-pose's standard deviation as seen from the inliers, degrees of rotation and of translation over depth. reliability: mean that the network
-gives to all keypoints. agreeing: share of the keypoints given to PnP that agree.
+inliers: log of their number, MANY at most. share: of the extracted keypoints that agree. cover: log of the area over which the inliers
+spread, as a share of the image's. cells: share of the cells of a grid with keypoints that hold an inlier. residual: median reprojection
+error of the inliers in units of the threshold, 1 at most. doubt: how well the image fits elsewhere, see `d2s.localization.doubt`. angle:
+log of the pose's standard deviation as seen from the inliers, degrees of rotation and of translation over depth. reliability: mean that
+the network gives to all keypoints. agreeing: share of the keypoints given to PnP that agree.
 """
 
 
@@ -38,7 +40,7 @@ def signals_of(result: LocalizationResult, camera: pycolmap.Camera, max_error: f
     errors = np.linalg.norm(projected - pixels, axis=1)
     depth = float(np.median(local[:, 2])) if len(rows) else 1.0
     values = {
-        "inliers": math.log1p(len(rows)),
+        "inliers": math.log1p(min(len(rows), MANY)),
         "share": len(rows) / max(result.extracted, 1),
         "cover": _cover(pixels, camera),
         "cells": _cells(pixels, camera) / max(_cells(result.keypoints, camera), 1),

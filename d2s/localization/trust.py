@@ -30,6 +30,8 @@ from d2s.scene.atomic import read_json
 
 Array = NDArray[np.float64]
 METRES_TOLERANCE, RELATIVE_TOLERANCE, DEGREES_TOLERANCE = 0.25, 0.05, 2.0
+DOUBTFUL = 0.5
+"""`doubt` from which a refusal is put down to look-alikes."""
 FARTHEST = 4.0
 """Standard deviations from the mean at which a signal stops counting for more: no single one decides alone."""
 
@@ -127,7 +129,8 @@ class Judge:
 
 def refuse(result: LocalizationResult, least: float) -> LocalizationResult:
     """The result as a failure; its pose is kept as `refused_pose`."""
-    reason = f"probably not in this place: confidence {result.confidence:.2f} is below {least:.2f}"
+    why = "the image fits another part of this place about as well" if result.doubt >= DOUBTFUL else "probably not in this place"
+    reason = f"{why}: confidence {result.confidence:.2f} is below {least:.2f}"
     return replace(result, success=False, reason=reason, cam_from_world=None, refused_pose=result.cam_from_world)
 
 

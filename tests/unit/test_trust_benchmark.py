@@ -1,0 +1,98 @@
+"""The benchmark of trust: what it learns, counts and promises."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from d2s.errors import InputError
+from d2s.localization.signals import SIGNALS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def trust(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("trust")
+
+
+def made(where: str, shown: str, quality: float, error: float | None, name: int, kind: str = "as it is") -> dict:
+    """A row whose signals all follow `quality`, the good ones upwards and the bad ones downwards."""
+    random = np.random.default_rng(name)
+    signs = np.array([-1 if signal in ("residual", "doubt", "angle") else 1 for signal in SIGNALS])
+    row = {"model": where, "where": where, "shown": shown, "image": str(name), "split": "val", "kind": kind, "tolerance": 0.25}
+    row |= {"found": True, "inliers": 9, "signals": (signs * quality + 0.3 * random.normal(size=len(SIGNALS))).tolist(), "field": [0, 0]}
+    if error is not None:
+        row |= {"difference": [*(0.001 * random.normal(size=3)), *(error * random.normal(size=3))]}
+        row |= {"covariance": np.diag([1e-6] * 3 + [1e-4] * 3).tolist()}
+    return row
+
+
+def rows(seed: int = 0) -> list[dict]:
+    """Three places: good poses of their own photos, some bad ones, and poses of other places' photos."""
+    random, places, made_rows = np.random.default_rng(seed), ("a", "b", "c"), []
+    for number in range(150):
+        where = places[number % 3]
+        quality = random.uniform(-1, 2)
+        made_rows.append(made(where, where, quality, 0.02 if quality > random.uniform(-0.4, 0.4) else 3.0, 1000 * seed + number))
+        made_rows.append(made(where, places[(number + 1) % 3], random.uniform(-2, -1), None, 1000 * seed + 500 + number))
+    return made_rows
+
+
+def test_it_learns_what_speaks_for_a_pose(trust):
+    constants = trust.fit(rows())
+    weights = dict(zip(SIGNALS, constants.weights, strict=True))
+    assert all(weights[name] <= 0 for name in ("residual", "doubt", "angle"))
+    assert sum(weights[name] > 0.2 for name in SIGNALS) > 2
+    good, bad = made("d", "d", 1.5, 0.01, 1), made("d", "a", -1.5, None, 2)
+    assert trust.probability(good, constants) > 0.97 and trust.probability(bad, constants) < 0.03
+    assert constants.threshold in trust.THRESHOLDS
+    assert constants.factor == pytest.approx(1.55, rel=0.15)  # 2 cm where 1 cm is stated, rotations as stated
+
+
+def test_a_signal_cannot_learn_the_opposite_of_what_it_must_mean(trust):
+    turned = [{**row, "signals": [*(-np.array(row["signals"])).tolist()]} for row in rows()]
+    assert not np.any(trust.fit(turned).weights)
+
+
+def test_figures_count_photos_and_refusals(trust):
+    learn, measured = rows(0), rows(1)
+    missing = {**made("a", "b", 0, None, 7), "found": False}
+    report = trust.measure({"learn": learn, "measure": [*measured, missing]}, trust.fit(learn))
+    others, own = report["shipped"]["other_places"]["all"], report["shipped"]["own_place"]["all"]
+    assert (others["photos"], others["poses"]) == (151, 150) and others["share"] == others["accepted"] / 151
+    assert own["photos"] == 150 and own["recall"] == pytest.approx(own["recall_without"] - own["lost"])
+    assert own["wrong"] < own["wrong_without"]
+    assert report["shipped"]["reliability"]["everything"]["ece"] < 0.08
+    assert set(report["unseen_place"]["own_place"]) == {"all", "a", "b", "c"}
+    covariance = report["covariance"]["a"]
+    assert abs(math.log(covariance["calibrated"])) < 0.3 and covariance["residuals_alone"] > 1.3 * covariance["calibrated"]
+    json.dumps(report, allow_nan=False)
+    assert "other places" in trust.describe(report)
+
+
+def test_one_place_has_no_other_places(trust, tmp_path):
+    with pytest.raises(InputError, match="fewer than two places"):
+        trust.main(["--runs", str(tmp_path), "--work", str(tmp_path)])
+
+
+def test_the_kept_figures_are_what_was_promised():
+    report = json.loads((ROOT / "benchmarks" / "results" / "trust.json").read_text(encoding="utf-8"))
+    constants = json.loads((ROOT / "d2s" / "localization" / "trust.json").read_text(encoding="utf-8"))
+    assert all(report["constants"][name] == constants[name] for name in ("mean", "scale", "weights", "bias", "threshold", "factor"))
+    for part in ("shipped", "unseen_place"):
+        assert report[part]["other_places"]["all"]["photos"] >= 200
+        assert report[part]["other_places"]["all"]["share"] <= 0.01
+        assert report[part]["own_place"]["all"]["lost"] <= 0.03
+
+
+def test_the_page_states_what_was_measured(trust):
+    report = json.loads(trust.RESULTS.read_text(encoding="utf-8"))
+    page = trust.PAGE.read_text(encoding="utf-8")
+    assert trust.with_table(page, report) == page, "run: python benchmarks/trust.py --again"
