@@ -37,7 +37,7 @@ NOT_RUN: dict[str, str] = {
     r"--stream ": "needs a camera; tests/unit/commands/test_localize_frames.py runs it with one of its own",
     r"\.pth\.tar|--format published": "needs a public checkpoint; tests/unit/commands/test_published_checkpoint.py runs it on made ones",
     r"^python -m visdom\.server|^d2s watch ": "needs a Visdom server; tests/integration/test_visdom.py runs it with one",
-    r"^d2s localize .*--stream ": "needs a camera; tests/unit/commands run it on streams of their own",
+    r"^d2s localize .*--stream ": "needs a camera; tests/unit/commands/test_localize_frames.py serves streams",
     r"^sh scripts/setup\.sh|^sh tests/run\.sh|^\. \.venv/bin/activate$": "installs, or runs these tests",
 }
 """Lines whose options are checked only -> why they are not run."""
