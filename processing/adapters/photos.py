@@ -9,10 +9,10 @@ from pathlib import Path
 import pycolmap
 
 from d2s.errors import InputError
+from d2s.features.exif import PhotoInfo, read_photo
 from d2s.geometry.camera import make_camera, parse_camera
 from processing.adapters.assemble import Frame, assemble, refuse_gt, units_of
 from processing.adapters.base import AdapterOptions, DroppedImage, SceneSource
-from processing.adapters.exif import PhotoInfo, read_photo
 from processing.adapters.folders import IMAGE_SUFFIXES, find_files, scene_folder
 from processing.adapters.lists import own_lists
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pycolmap
 
 from d2s.errors import FormatError, InputError, MissingFileError
+from d2s.features.exif import read_photo
 from d2s.geometry.camera import CAMERA_MODELS, make_camera, parse_camera
 from d2s.scene.manifest import Scene, SceneImage
 from processing.adapters.base import DroppedImage
-from processing.adapters.exif import read_photo
 from processing.adapters.folders import find_files
 from processing.adapters.lists import match_names, read_list
 
