@@ -12,11 +12,11 @@ from d2s.evaluation.pose_files import RESULTS
 from d2s.geometry.camera import format_camera
 from d2s.scene.atomic import atomic_path, read_json, write_json
 from d2s.scene.manifest import Scene
-from processing.own_photos.doubts import doubtful
 from processing.own_photos.held_out import capture_order
-from processing.own_photos.links import shared_points, weak_links
 from processing.own_photos.scale_words import scale_sentence
 from processing.own_photos.verdict import Facts, advice, headline, report_lines, weak_parts
+from processing.sfm.doubts import doubtful
+from processing.sfm.links import shared_points, weak_links
 from processing.sfm.model_files import read_model
 
 MAP, MODEL, RUN, HELD_OUT = "map.json", "model", "run", "held_out.txt"

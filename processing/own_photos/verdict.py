@@ -12,7 +12,7 @@ import numpy as np
 from d2s.evaluation import wording
 from d2s.evaluation.score import METRES, Score, scene_extent
 from d2s.scene.manifest import Scene
-from processing.own_photos.links import Link
+from processing.sfm.links import Link
 from processing.unplaced import ELSEWHERE, named
 
 GOOD_T_M, GOOD_T_SHARE, GOOD_R_DEG = 0.05, 0.01, 5.0

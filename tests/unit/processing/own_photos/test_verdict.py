@@ -11,9 +11,9 @@ import pytest
 from d2s.evaluation.score import Score
 from d2s.geometry.camera import make_camera
 from d2s.scene.manifest import Scene, SceneImage
-from processing.own_photos.links import Link
 from processing.own_photos.scale_words import farthest, scale_sentence
 from processing.own_photos.verdict import Facts, advice, headline, report_lines, weak_parts
+from processing.sfm.links import Link
 from processing.unplaced import ELSEWHERE
 
 TEST = (3, 8, 9, 14)

@@ -7,8 +7,8 @@ import pycolmap
 
 from d2s.geometry.camera import make_camera
 from d2s.scene.manifest import Scene, SceneImage
-from processing.own_photos.links import shared_points, strongest_tree, weak_links
 from processing.sfm.database import posed_model
+from processing.sfm.links import shared_points, strongest_tree, weak_links
 
 NAMES = [f"{i}.jpg" for i in range(6)]
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2s.geometry import pose
-from processing.own_photos.links import Link
+from processing.sfm.links import Link
 
 SMALLEST = 3
 """Photos of a group that is worth doubting; single ones go astray without harm."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from processing.own_photos.doubts import doubtful
-from processing.own_photos.links import Link
+from processing.sfm.doubts import doubtful
+from processing.sfm.links import Link
 
 NAMES = [f"{i:02d}.jpg" for i in range(40)]
 PART = tuple(NAMES[20:30])
