@@ -2,9 +2,10 @@
 
 Needs the runs of benchmarks/accuracy.py in --work (WORK/ROW/dataset, WORK/ROW/logs/ROW/model). Each query goes through both localizers, one
 after the other, before the next query comes, so that a busy moment hits both; reading and features are shared. Writes
-benchmarks/results/latency.json; a row that is measured again replaces the old one.
+benchmarks/results/latency.json and the table of docs/latency.md; a row that is measured again replaces the old one.
 
     python benchmarks/latency.py --work DIR [--only redkitchen-sfm redkitchen-sfm-sift] [--images 60] [--threads 2] [--matching 0]
+    python benchmarks/latency.py --page                           # only write the table into the page
 
 Stages: read (the file, decoded), features, network (scene coordinates and reliabilities), first (PnP from them), second (all landmarks near
 their predicted places), trust (doubt, probability, covariance); of matching: matching (retrieval, mutual nearest neighbours) and pnp.
@@ -16,7 +17,7 @@ import argparse
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,20 @@ from d2s.scene.manifest import Scene, SceneImage
 from d2s.training.data import load_training_set
 
 RESULTS = Path(__file__).parent / "results" / "latency.json"
+PAGE = Path(__file__).parents[1] / "docs" / "latency.md"
+BEGIN, END = "<!-- benchmarks/latency.py --page -->\n", "<!-- end -->"
 ROWS = ("redkitchen-sfm", "redkitchen-sfm-sift")
 SHARED, OURS, MATCHING = ("read", "features"), ("network", "first", "second", "trust"), ("matching", "pnp")
+NAMES = {
+    "network_pnp": "**network to trust**",
+    "total": "**image to pose**",
+    "matching": "matching localizer: matching",
+    "pnp": "matching localizer: PnP",
+    "matching_total": "**matching localizer: image to pose**",
+    "load_model": "once: load the model",
+    "load_features": "once: load the feature network",
+    "first_image": "the first image",
+}
 WARM_UP = 3
 Times = dict[str, float]
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -58,8 +71,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--matching", type=boolean, default=True, help="also time the matching localizer (default: 1)")
     parser.add_argument("--keep_memory", type=boolean, default=True, help="keep freed memory, as the d2s commands do (default: 1)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file of the rows (default: benchmarks/results/latency.json)")
+    parser.add_argument("--page", action="store_true", help="only write the table of the JSON file into docs/latency.md")
     parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall", help="cpu: processor time of all threads, for a busy machine")
     args = parser.parse_args(argv)
+    if args.page:
+        return write_page(args.out)
     global clock
     clock = CLOCKS[args.clock]
     if args.keep_memory:
@@ -72,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = read_json(args.out)["rows"] if args.out.is_file() else {}
         write_json(args.out, {"rows": {**rows, name: {**row, "clock": args.clock, "machine": machine()}}})
         print(table(name, row), flush=True)
-    return 0
+    return write_page(args.out) if args.out == RESULTS else 0
 
 
 def measure(work: Path, model: Path, count: int, matching: bool) -> dict[str, Any]:
@@ -216,6 +232,42 @@ def table(name: str, row: dict[str, Any]) -> str:
         lines += [f"  {stage:<16}{ms['median']:8.1f} ms{ms['p90']:10.1f} ms (p90)" for stage, ms in (row[group] or {}).items()]
     cold = ", ".join(f"{stage} {value:.0f} ms" for stage, value in row["cold_ms"].items())
     return "\n".join([*lines, f"  localized: {row['localized']} (matching {row['localized_by_matching']}); cold: {cold}"])
+
+
+def write_page(results: Path) -> int:
+    """Put the table of all rows into the page."""
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), read_json(results)["rows"]), encoding="utf-8")
+    return 0
+
+
+def with_table(page: str, rows: dict[str, Any]) -> str:
+    """The page with the table of these rows between its two marks."""
+    before, _, rest = page.partition(BEGIN)
+    return f"{before}{BEGIN}{markdown(rows)}{END}{rest.partition(END)[2]}"
+
+
+def markdown(rows: dict[str, Any]) -> str:
+    """Medians in milliseconds, 90th percentiles in brackets."""
+    lines = ["| | " + " | ".join(rows) + " |\n", "|---" * (len(rows) + 1) + "|\n"]
+    facts = {
+        "image, features, keypoints": lambda row: "{}x{}, {}, {}".format(*row["image_size"], row["features"], row["num_keypoints"]),
+        "measured": lambda row: f"{row['clock']} time, {row['machine']['torch_threads']} threads, {row['queries']} queries",
+    }
+    lines += [_line(title, (of(row) for row in rows.values())) for title, of in facts.items()]
+    for group, stages in (("ms", (*SHARED, *OURS, "network_pnp", "total")), ("matching_ms", (*MATCHING, "matching_total"))):
+        for stage in stages:
+            lines.append(_line(NAMES.get(stage, stage), (_cell(row[group], stage) for row in rows.values())))
+    for stage in ("load_model", "load_features", "first_image"):
+        lines.append(_line(NAMES[stage], (f"{row['cold_ms'][stage]:.0f}" for row in rows.values())))
+    return "".join(lines)
+
+
+def _cell(stages: dict[str, Any] | None, stage: str) -> str:
+    return "" if stages is None else f"{stages[stage]['median']:.1f} ({stages[stage]['p90']:.1f})"
+
+
+def _line(title: str, cells: Iterable[str]) -> str:
+    return f"| {title} | {' | '.join(cells)} |\n"
 
 
 if __name__ == "__main__":

@@ -20,3 +20,12 @@ def test_the_readme_states_what_the_benchmark_measured(monkeypatch):
     assert len(rows) > 5
     features = {name: case.features for name, case in accuracy.CASES.items()}
     assert accuracy.with_table(readme, rows, features) == readme, "run: python benchmarks/accuracy.py --readme"
+
+
+def test_the_page_about_latency_states_what_the_benchmark_measured():
+    spec = importlib.util.spec_from_file_location("latency", ROOT / "benchmarks" / "latency.py")
+    latency = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(latency)
+    rows = json.loads(latency.RESULTS.read_text(encoding="utf-8"))["rows"]
+    page = latency.PAGE.read_text(encoding="utf-8")
+    assert rows and latency.with_table(page, rows) == page, "run: python benchmarks/latency.py --page"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -18,6 +21,7 @@ from d2s.regressor.network import D2SNet
 onnx = pytest.importorskip("onnx", reason="the package onnx is not installed (sh scripts/setup.sh onnx)")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the package onnxruntime is not installed (sh scripts/setup.sh onnx)")
 
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "onnx.md"
 INFO = ModelInfo("made", "place", "metres", {"name": "sift"}, 60, 0.3, 9.0, ("SIMPLE_PINHOLE 64 48 50 32 24",))
 SMALL = {"width": 32, "heads": 2, "blocks": 2, "head_widths": (48, 24)}
 
@@ -129,6 +133,28 @@ def test_saved_weights_stay_halves(tmp_path):
     descriptors = unit(1, 50, 128)
     expected = reference(load_model(tmp_path / "model").network, descriptors, np.ones((1, 50), bool))
     np.testing.assert_allclose(session(halves).run(["xyz"], {"descriptors": descriptors})[0], expected[0], rtol=1e-5, atol=1e-3)
+
+
+def test_written_program_finds_the_pose(tmp_path, monkeypatch):
+    """The program of docs/onnx.md, on a model whose landmarks are what the camera sees."""
+    rng = np.random.default_rng(2)
+    made = LandmarkNet(ModelConfig(model=3, norm="layer", **SMALL), 32, 300)
+    points = rng.uniform([-2, -2, 4], [2, 2, 8], (300, 3))
+    descriptors = unit(300, 32)
+    made.landmarks.fill(torch.from_numpy(descriptors), torch.from_numpy(points))
+    written(tmp_path, made.eval())
+    monkeypatch.chdir(tmp_path)
+    program: dict[str, object] = {}
+    exec(re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[1], program)
+    matrix = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
+    rotation, center = cv2.Rodrigues(np.array([0.1, -0.2, 0.05]))[0], np.array([0.3, -0.2, 0.5])
+    seen = (points - center) @ rotation.T @ matrix.T
+    keypoints = seen[:, :2] / seen[:, 2:]
+    order = rng.permutation(300)
+    pose = program["cam_from_world"](keypoints[order], rng.random(300), descriptors[order], matrix, None)
+    np.testing.assert_allclose(pose[:, :3], rotation, atol=1e-3)
+    np.testing.assert_allclose(-pose[:, :3].T @ pose[:, 3], center, atol=1e-2)
+    assert program["cam_from_world"](keypoints[:3], np.ones(3), descriptors[:3], matrix, None) is None
 
 
 def test_command(tmp_path, caplog):
