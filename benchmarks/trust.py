@@ -357,8 +357,8 @@ def table(report: dict[str, Any]) -> str:
         "".join("| " + " | ".join(row) + " |\n" for row in (columns, ("---",) * len(columns), *rows))
         + f"\nThreshold {report['constants']['threshold']:g}. Accepted, recall and wrong poses: without refusals → with them (in brackets: "
         "by constants that never saw the place).\n"
-        f"Confidence and share of right poses differ by {ece['shipped']:.1f} % ({ece['unseen_place']:.1f} %) on average over {number} poses\n"
-        "in test photos, as they are and degraded.\n"
+        f"Confidence and share of right poses differ by {ece['shipped']:.1f} % ({ece['unseen_place']:.1f} %) on average\n"
+        f"over {number} poses in test photos, as they are and degraded.\n"
     )
 
 

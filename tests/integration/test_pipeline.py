@@ -25,6 +25,7 @@ from d2s.scene.manifest import Scene
 
 STEPS = ["--set", "training.max_minutes=0", "--set", "training.n_iters=14", "--set", "logging.print_freq=1", "--visdom", "off"]
 RESULT_KEYS = {"image", "success", "reason", "qvec", "tvec", "center", "inliers", "kept", "extracted", "confidence", "ms"}
+TRUST_KEYS = {"sigma_t", "sigma_r_deg", "covariance", "refused_pose"}
 RECALLS = {"1cm1deg", "2cm2deg", "3cm3deg", "5cm5deg", "10cm10deg", "25cm2deg", "50cm5deg", "500cm10deg"}
 METRICS = {
     *("dataset", "scene", "n_queries", "n_failed", "median_t_cm", "median_r_deg", "recall", "ms", "map_bytes"),
@@ -165,7 +166,7 @@ def test_localize_prints_one_line_of_json(tiny, logs, capfd):
     found = [json.loads(line) for line in out.splitlines()]
     assert [entry["image"] for entry in found] == [str(path) for path in images]
     for entry, image in zip(found, scene.split("test"), strict=False):
-        assert set(entry) == RESULT_KEYS
+        assert set(entry) >= RESULT_KEYS | TRUST_KEYS
         cam_from_world = pose.from_qvec_tvec(np.array(entry["qvec"]), np.array(entry["tvec"]))
         assert_allclose(pose.center(cam_from_world), entry["center"], atol=1e-6)
         assert pose.pose_error(cam_from_world, image.cam_from_world)[0] < 0.2
@@ -193,6 +194,23 @@ def test_model_localizes_without_the_scene_and_from_python(tiny, logs, tmp_path)
         assert_allclose(result.center, pose.center(result.cam_from_world))
         assert_allclose(result.cam_from_world, results[0].cam_from_world, atol=1e-9)
         assert pose.pose_error(result.cam_from_world, image.cam_from_world)[0] < 0.2
+
+
+def test_the_model_says_how_far_it_can_be_trusted_and_refuses_other_places(tiny, logs):
+    scene = Scene.load(tiny.folder)
+    image = scene.split("test")[0]
+    localizer = d2s.Localizer.load(logs / "run" / "model")
+    assert localizer.info.trust["tolerance_t"] == 0.25 and localizer.judge.calibration.to_json() == localizer.info.trust
+    pixels = read_image(scene.path(image))
+    found = localizer.localize(pixels, scene.camera(image))
+    assert found.trust.covariance.shape == (6, 6) and found.trust.sigma_t < 0.2
+    elsewhere = localizer.localize(np.ascontiguousarray(pixels[:, ::-1]), scene.camera(image))  # a place that is its mirror image
+    assert not elsewhere.success and elsewhere.reason
+    metrics = json.loads((logs / "out" / "metrics.json").read_text())
+    assert metrics["trust"]["n_found"] == sum(entry["n"] for entry in metrics["trust"]["bins"]) and metrics["min_confidence"] == 0.3
+    strict = d2s.Localizer.load(logs / "run" / "model", min_confidence=1.0).localize(pixels, scene.camera(image))
+    assert not strict.success
+    assert_allclose(strict.refused_pose, found.cam_from_world)
 
 
 @pytest.mark.parametrize("model", [1, 2])
