@@ -19,7 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("d2s.commands.report", "draw the page of an evaluation again, from its files"),
     "localize": ("d2s.commands.localize", "camera poses of images, a video, a camera or a network stream"),
     "serve": ("d2s.commands.serve", "poses over HTTP: post a photo, get its pose; a page to try it with"),
-    "export": ("d2s.commands.export", "scene or map for COLMAP, nerfstudio, PLY viewers; networks for ONNX Runtime; public checkpoints as models"),
+    "export": ("d2s.commands.export", "scene or map for COLMAP, nerfstudio, PLY viewers; network for ONNX Runtime; public checkpoints"),
     "pipeline": ("d2s.commands.pipeline", "preprocess, train and eval in one go; the demo scene when no data set is named"),
     "d2net": ("d2s.commands.d2net", "D2-Net as a system of its own: features into files or kapture trees"),
     "doctor": ("d2s.commands.doctor", "what this machine has: versions, devices, hloc, weights and their licences"),
