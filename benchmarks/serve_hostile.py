@@ -184,7 +184,7 @@ def attacks(photo: bytes) -> dict[str, Attack]:
         "largest picture, blank": simple(post(lens, part("image", large_png(7000), "a.png")), ("200", "504 with Retry-After", *BUSY)),
         "comment bomb": simple(post(small, part("image", text_bomb(), "a.png")), ("200", *REFUSED)),
         "gzip body": simple(raw(f"{head}\nContent-Encoding: gzip\nContent-Length: {len(zipped)}", zipped)),
-        "two lengths": simple(raw(f"{head}\nContent-Length: 5\nContent-Length: {len(body)}", body), ("400",)),
+        "two lengths": simple(raw(f"{head}\nContent-Length: 5\nContent-Length: {len(body)}", body), ("400", *BUSY)),
         "length and chunks": simple(raw(f"{head}\nTransfer-Encoding: chunked\nContent-Length: 5", b"zz\r\n"), ("400", *BUSY)),
         "a thousand fields": simple(post(*(part(f"f{i}", b"x") for i in range(1000)))),
         "no boundary": simple(raw(head.partition(";")[0] + "\nContent-Length: 3", b"abc")),

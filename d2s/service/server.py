@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import multiprocessing
@@ -187,7 +188,8 @@ def guarded_protocol(limits: Limits, metrics: Metrics) -> type[Any]:
             metrics.add("d2s_connections_closed_total", reason="too_many")
             refused[self] = None
             self.transport.write(BUSY)
-            self.transport.write_eof()
+            with contextlib.suppress(OSError):  # the client has gone already
+                self.transport.write_eof()
             self._timer = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
             if len(refused) > limits.connections:
                 oldest = first_silent(list(refused)) or next(iter(refused))

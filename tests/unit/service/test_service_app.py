@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import logging
+import socket
 import struct
 import threading
 import time
@@ -342,6 +343,18 @@ def test_refused_connections_are_counted_too(start):
         time.sleep(1.1)
         assert client.get("/healthz").status == 200
     assert client.metric('d2s_connections_closed_total{reason="too_many"}') == 10
+
+
+def test_a_connection_too_many_that_is_gone_before_it_is_refused_is_no_defect(start, caplog):
+    client = start(connections=1, header_seconds=30)
+    with client.raw(b"GET / HT"):
+        wait_until(lambda: client.server.server_state.connections)
+        client.server.servers[0].get_loop().call_soon_threadsafe(time.sleep, 0.5)
+        for _ in range(20):
+            with client.raw(b"GET / HT") as connection:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing resets
+        wait_until(lambda: client.metric('d2s_connections_closed_total{reason="too_many"}') > 15)
+    assert not caplog.text
 
 
 def test_an_upload_that_stalls_is_ended(start):
