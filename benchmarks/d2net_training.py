@@ -1,6 +1,6 @@
 """Does the training of D2-Net work on real photos? From SfM points to a miniature MegaDepth, through the commands of `d2s d2net`, to MMA.
 
-    python benchmarks/d2net_training.py --scene 0000=DIR:0:480:4 --scene 0001=DIR --held_out 0002=DIR --weights FILE --folder DIR
+    python benchmarks/d2net_training.py --scene 0000=DIR:0:480:4 0001=DIR --held_out 0002=DIR --weights FILE --folder DIR
 
 DIR is a scene that `d2s preprocess` made; what follows are the first, the end and the step of its photos by name. The scenes are laid out
 like MegaDepth (real_megadepth.py), then undistorted, prepared and trained on with the real commands, which go on where they were killed.
@@ -73,13 +73,22 @@ def main() -> None:
         rows = {name: measure(pairs, file, f".{name}", args.folder / "images.txt") for name, file in weights.items()}
         accuracy[scene.name] = {"pairs": len(pairs), **rows}
         print(scene.name, {name: {limit: row["mma"][limit] for limit in ("1", "3", "5", "10")} for name, row in rows.items()})
-    write_json(RESULTS, {"scenes": depth, "losses": losses, "held_out": accuracy, "weights": args.weights.name, "versions": versions()})
+    inputs = {"weights": args.weights.name, "train": sources(args.scene), "held_out": sources(args.held_out)}
+    sizes = {"pairs_per_scene": args.pairs_per_scene, "num_epochs": args.num_epochs, "min_overlap": OVERLAP, "longest_px": LONGEST}
+    write_json(RESULTS, {**inputs, **sizes, "depth": depth, "losses": losses, "accuracy": accuracy, "versions": versions()})
 
 
 def part(text: str) -> Part:
     name, _, rest = text.partition("=")
     folder, *limits = rest.split(":")
     return Part(name, Path(folder), slice(*(int(limit) if limit else None for limit in limits)) if limits else slice(None))
+
+
+def sources(parts: Sequence[Part]) -> dict[str, str]:
+    """Which photos of which place a scene has."""
+    return {
+        part.name: f"{part.folder.name}, photos {part.photos.start or 0}:{part.photos.stop or ''}:{part.photos.step or 1}" for part in parts
+    }
 
 
 def versions() -> dict[str, str]:
