@@ -136,7 +136,7 @@ def test_an_idle_service_ends_at_once(serve):
     service = serve("--preload")
     assert service.get("/healthz")[0] == 200
     begun = time.monotonic()
-    assert service.end(signal.SIGINT) == 0 and time.monotonic() - begun < 5
+    assert service.end(signal.SIGINT) == 0 and time.monotonic() - begun < 20  # it would wait for a minute
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
