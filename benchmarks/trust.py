@@ -211,13 +211,15 @@ def measure(rows: dict[str, list[Row]], constants: Constants) -> dict[str, Any]:
     """All figures: of the shipped constants with every place's calibration, and of constants that never saw the place."""
     calibrations = {name: calibration_of(own, constants) for name, own in by_model(rows[LEARN]).items()}
     shipped = [(row, probability(row, constants, calibrations[row["model"]])) for row in rows[MEASURE]]
+    judged = [(row, probability(row, constants)) for row in rows[MEASURE]]
+    stranger = unseen(rows[LEARN], rows[MEASURE])
     return {
         "constants": asdict(constants),
         "learnt_from": about(rows[LEARN]),
         "measured_on": about(rows[MEASURE]),
         "calibrations": {name: asdict(calibration) for name, calibration in calibrations.items()},
-        "shipped": figures(shipped, constants.threshold),
-        "unseen_place": figures(unseen(rows[LEARN], rows[MEASURE]), constants.threshold),
+        "shipped": figures(shipped, judged, constants.threshold),
+        "unseen_place": figures(stranger, stranger, constants.threshold),
         "covariance": {name: covariance_figures(own, calibrations[name], constants) for name, own in by_model(rows[MEASURE]).items()},
     }
 
@@ -241,13 +243,13 @@ def unseen(learn: Sequence[Row], rows: Sequence[Row]) -> list[tuple[Row, float]]
     return scored
 
 
-def figures(scored: Sequence[tuple[Row, float]], threshold: float) -> dict[str, Any]:
-    """Refusals and reliability; `scored`: rows with their confidence."""
-    untouched = [(row, p) for row, p in scored if is_own(row) and row["kind"] == "as it is"]
+def figures(scored: Sequence[tuple[Row, float]], judged: Sequence[tuple[Row, float]], threshold: float) -> dict[str, Any]:
+    """Refusals and reliability; rows with their confidence (`scored`), and with what the default refusal goes by (`judged`)."""
+    untouched, own = ([(row, p) for row, p in rows if is_own(row) and row["kind"] == "as it is"] for rows in (scored, judged))
     return {
-        "other_places": {"all": other_places(scored, threshold), **_each_model(scored, other_places, threshold)},
-        "own_place": {"all": own_place(untouched, threshold), **_each_model(untouched, own_place, threshold)},
-        "thresholds": {f"{t:g}": [other_places(scored, t)["share"], own_place(untouched, t)["lost"]] for t in (0.1, 0.3, 0.5, 0.7, 0.9)},
+        "other_places": {"all": other_places(judged, threshold), **_each_model(judged, other_places, threshold)},
+        "own_place": {"all": own_place(own, threshold), **_each_model(own, own_place, threshold)},
+        "thresholds": {f"{t:g}": [other_places(judged, t)["share"], own_place(own, t)["lost"]] for t in (0.1, 0.3, 0.5, 0.7, 0.9)},
         "reliability": {
             "test photos": reliability(untouched),
             "test photos, as they are and degraded": reliability([(row, p) for row, p in scored if is_own(row)]),

@@ -93,7 +93,10 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Judge:
-    """Says of results how far they can be trusted, and refuses those below `min_confidence` (None: the general threshold)."""
+    """Says of results how far they can be trusted, and refuses those below `min_confidence`.
+
+    None refuses by the general constants and their threshold, before the place's calibration: photos of other places.
+    """
 
     calibration: Calibration = Calibration()
     min_confidence: float | None = None
@@ -111,7 +114,10 @@ class Judge:
         score, covariance = self.weigh(result, camera, max_error)
         confidence = 1 / (1 + math.exp(-score - self.calibration.shift))
         result = replace(result, trust=Trust(confidence, None if covariance is None else self._with_map(covariance)))
-        return refuse(result, self.least) if confidence < self.least else result
+        # By default the evidence in the image decides, whatever the place: where parts of it look alike, confidence is low even for right
+        # poses, and refusing half of these keeps no other place out.
+        decisive = 1 / (1 + math.exp(-score)) if self.min_confidence is None else confidence
+        return refuse(result, decisive, self.least) if decisive < self.least else result
 
     def weigh(self, result: LocalizationResult, camera: pycolmap.Camera, max_error: float) -> tuple[float, Array | None]:
         """Log odds that a pose is right, and its covariance (6, 6) by the residuals, both before what the place's calibration adds."""
@@ -127,10 +133,10 @@ class Judge:
         return np.asarray(factor**2 * covariance + np.diag(extra))
 
 
-def refuse(result: LocalizationResult, least: float) -> LocalizationResult:
-    """The result as a failure; its pose is kept as `refused_pose`."""
+def refuse(result: LocalizationResult, decisive: float, least: float) -> LocalizationResult:
+    """The result as a failure, since `decisive` is below `least`; its pose is kept as `refused_pose`."""
     why = "the image fits another part of this place about as well" if result.doubt >= DOUBTFUL else "probably not in this place"
-    reason = f"{why}: confidence {result.confidence:.2f} is below {least:.2f}"
+    reason = f"{why}: confidence {decisive:.2f} is below {least:.2f}"
     return replace(result, success=False, reason=reason, cam_from_world=None, refused_pose=result.cam_from_world)
 
 

@@ -103,6 +103,17 @@ def test_the_threshold_can_be_chosen():
     assert Judge(min_confidence=0.0)(replace(GOOD, success=False, cam_from_world=None, cam_from_map=None), CAMERA, MAX_ERROR).trust is None
 
 
+def test_a_place_that_looks_alike_everywhere_refuses_by_request_only():
+    """The place's own calibration lowers what is shown; photos of other places are told by the evidence without it."""
+    alike = Calibration(shift=-8.0, images=5)
+    shown = Judge(alike)(GOOD, CAMERA, MAX_ERROR)
+    assert shown.success and shown.confidence < 0.3
+    refused = Judge(alike, 0.3)(GOOD, CAMERA, MAX_ERROR)
+    assert not refused.success and f"confidence {shown.confidence:.2f} is below 0.30" in refused.reason
+    lenient = Judge(Calibration(shift=8.0, images=5))(BY_CHANCE, CAMERA, MAX_ERROR)
+    assert not lenient.success and lenient.confidence > 0.3
+
+
 @pytest.mark.parametrize(
     "worse",
     [{"inliers": 60}, {"noise": 4.0}, {"spread": 0.1}, {"reliable": 0.01}],
