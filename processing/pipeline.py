@@ -29,12 +29,14 @@ from processing.depth_labels import DepthOptions, check_depth, depth_corrected
 from processing.feature_stage import extract_scene
 from processing.hloc.stages import HlocInput, hloc_stages
 from processing.labels import LabelOptions, good_points, make_labels, point_table, require_labels
+from processing.own_photos.held_out import capture_order
 from processing.report import make_report, summary
 from processing.sfm.colmap import Matches, SfmOptions, features_keypoints, match_known_poses, restrict, triangulate, verify_matches
+from processing.sfm.lookalikes import reconsider
 from processing.sfm.matching import ReadFeatures, cached
 from processing.sfm.model_files import read_model, save_model
 from processing.sfm.observations import observed_points
-from processing.sfm.reconstruction import match_photos, placed, reconstruct
+from processing.sfm.reconstruction import Reconstructed, match_photos, placed, reconstruct
 from processing.sfm.refinement import LOOSE, refine_poses
 from processing.stages import Stages
 from processing.unplaced import why_unplaced
@@ -258,7 +260,12 @@ def _reconstruct(settings: Settings, folder: Path, source: SceneSource, read: Re
     """Find the poses of all photos, then make the map anew from the training photos alone, at these poses."""
     matcher = make_matcher(settings.matcher, settings.features, settings.device)
     matches = match_photos(source.scene, read, matcher, settings.sfm)
-    found = reconstruct(source.scene, read, matches, source.refine_cameras, settings.sfm, folder)
+
+    def place(pairs: Matches) -> Reconstructed:
+        return reconstruct(source.scene, read, pairs, source.refine_cameras, settings.sfm, folder)
+
+    ordered = capture_order(source.scene.image_dir, [image.name for image in source.scene.images])
+    found = reconsider(place(matches), matches, ordered, place)
     world = find_world(settings.scale, placed(source.scene, found.model)[0], found.model)
     if world is not None:
         transform_model(found.model, world)
