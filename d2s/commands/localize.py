@@ -124,14 +124,14 @@ def run(args: argparse.Namespace) -> int:
     _notes_to_stderr()
     camera = None if args.camera is None else parse_camera(args.camera)  # what is wrong with options is said before the model is loaded
     priors = Priors() if args.prior is None else parse_priors(args.prior)
-    with ExitStack() as stack, _ended_by_sigterm():
+    with ExitStack() as stack, _ended_by_signals() as told:
         source = _open_source(args)
         stack.callback(source.close)
         device = str(choose_device(args.cudaid))
         localizer = Localizer.load(args.model, device, args.pnp, args.max_error, args.weights, args.min_confidence)
         localizer.prepare()
         work = Work(args, localizer, CameraChooser(camera, localizer.info.cameras), priors, source, stack)
-        return work.run()
+        return work.run(told)
 
 
 def _notes_to_stderr() -> None:
@@ -142,20 +142,26 @@ def _notes_to_stderr() -> None:
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM, with which services are stopped, ends as Ctrl-C does. Only the main thread may say so."""
+def _ended_by_signals() -> Iterator[threading.Event]:
+    """SIGTERM, with which services are stopped, ends as Ctrl-C does. Only the main thread may say so.
+
+    The event says so too: an exception that arrives while a destructor or a library's callback runs is lost there.
+    """
+    told = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield told
         return
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        told.set()
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield told
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _open_source(args: argparse.Namespace) -> Source:
@@ -182,19 +188,21 @@ class Work:
         self.tally = Tally()
         self.problem = ""
 
-    def run(self) -> int:
-        """Work through all frames; the exit code."""
+    def run(self, told: threading.Event) -> int:
+        """Work through all frames, or until `told` to end; the exit code."""
         try:
-            self._loop()
+            self._loop(told)
         except KeyboardInterrupt:
             return 0 if self.source.live else INTERRUPTED  # nothing else ends a camera
         finally:
             self._summary()
         return 0
 
-    def _loop(self) -> None:
+    def _loop(self, told: threading.Event) -> None:
         said = time.perf_counter()
         for frame in self.source:
+            if told.is_set():
+                raise KeyboardInterrupt
             result = self._localize(frame)
             self.tally.add(result)
             self._put_out(frame, result)
