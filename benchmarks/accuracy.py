@@ -112,7 +112,7 @@ def measure(name: str, case: Case, data_dir: Path, work: Path, seeds: Sequence[i
             each.append(read_json(runs / run_name / "eval" / "metrics.json"))
         else:
             each.append(baselines.measure_model(scenes / case.dataset / case.scene, work / name / "queries.h5", runs / run_name / "model"))
-    metrics = {key: value for key, value in each[0].items() if key != "model"}  # a path of this machine
+    metrics = {key: value for key, value in each[0].items() if key not in ("model", "scene_dir")}  # paths of this machine
     folder = scenes / case.dataset / case.scene
     report = read_json(folder / "report.json")
     state = read_json(runs / name / "state.json")
