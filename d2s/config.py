@@ -38,7 +38,12 @@ class ModelConfig:
     norm: str = option("none", "normalisation inside blocks and MLP; published: none", choices=("none", "layer"))
     reliability: str = option("inverse", "inverse: r = 1/(1+100|u|), published; sigmoid: r = 1/(1+exp(-u))", choices=("inverse", "sigmoid"))
     context: int = option(0, "keypoints that all others of an image attend to in model 3, the best by score; 0: all", low=0)
-    landmarks: int = option(21000, "landmarks of model 3, at most; each takes a byte per channel and 12 more", low=50, high=1000000)
+    landmarks: int = option(
+        0,
+        "landmarks of model 3, at most, a byte per channel and 12 more each; 0: 30 per mapping image, from 21000 to 40000",
+        low=0,
+        high=1000000,
+    )
     landmark_channels: int = option(
         128, "channels of landmark descriptors; longer descriptors are projected to their principal directions", low=8, high=4096
     )

@@ -18,6 +18,7 @@ from d2s.regressor.network import D2SNet
 from d2s.training.data import TrainingSet
 from d2s.training.objective import LandmarkObjective, Objective, RegressionObjective
 
+FEWEST_LANDMARKS, MOST_LANDMARKS, LANDMARKS_PER_IMAGE = 21_000, 40_000, 30
 SAMPLED_IMAGES = 50
 DISSIMILAR = 0.02
 """Share of the keypoints that may look less like their landmark than what a query must reach."""
@@ -39,7 +40,7 @@ def make_network(recipe: Recipe, data: TrainingSet) -> Network:
 
 def _landmark_network(recipe: Recipe, data: TrainingSet) -> LandmarkNet:
     """Landmarks with the mean descriptor and the coordinate of their SfM points."""
-    chosen = _chosen_points(recipe.model.landmarks, data)
+    chosen = _chosen_points(recipe.model.landmarks or landmark_count(data.num_real), data)
     network = LandmarkNet(recipe.model, data.descriptor_dim, len(chosen))
     descriptors, xyz = _means(chosen, data)
     if network.channels < network.descriptor_dim:
@@ -47,6 +48,11 @@ def _landmark_network(recipe: Recipe, data: TrainingSet) -> LandmarkNet:
     descriptors = network.project(descriptors)
     network.landmarks.fill(descriptors, xyz, _least_similarity(network, chosen, descriptors, data))
     return network
+
+
+def landmark_count(images: int) -> int:
+    """Landmarks for a place of so many mapping images: a large place needs more of them, and every query is compared with all."""
+    return min(MOST_LANDMARKS, max(FEWEST_LANDMARKS, LANDMARKS_PER_IMAGE * images))
 
 
 def _means(chosen: Tensor, data: TrainingSet) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ from d2s.regressor.model_files import load_model, model_bytes, save_model
 from d2s.training.checkpoint import TrainingState, load_checkpoint
 from d2s.training.data import TrainingSet
 from d2s.training.draws import step_generator
-from d2s.training.networks import make_network, make_optimizer
+from d2s.training.networks import landmark_count, make_network, make_optimizer
 from d2s.training.run_dir import RunDir, default_run_name
 from d2s.training.schedule import learning_rate
 from d2s.training.tracking import JsonLines, format_seconds
@@ -264,3 +264,7 @@ def test_metrics_of_a_resumed_run_read_like_one_run(tmp_path):
 def test_names_of_runs_and_times():
     assert default_run_name("7scenes", "chess", "fast", 2) == "7scenes_chess_fast_model_2"
     assert [format_seconds(s) for s in (5, 65, 3700)] == ["5 s", "1 min 05 s", "1 h 01 min"]
+
+
+def test_a_large_place_has_more_landmarks():
+    assert [landmark_count(images) for images in (1, 700, 950, 5000)] == [21000, 21000, 28500, 40000]
