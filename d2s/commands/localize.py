@@ -256,6 +256,8 @@ class Work:
         return values
 
     def _summary(self) -> None:
+        if self.problem and not self.tally.ms:  # the error says all
+            return
         if self.tally.frames > 1 or (self.tally.frames and self.source.live):
             self._note(self.tally.describe(self.source.dropped, getattr(self.source, "reconnections", 0)))
 

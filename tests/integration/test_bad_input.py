@@ -297,7 +297,7 @@ def test_wrong_options_of_evaluation(tiny, trained, tmp_path, refuse, arguments,
         (["--image", "{truncated}"], "truncated.jpg is truncated"),
         (["--image", "{text}"], "text.jpg cannot be decoded"),
         (["--image", "{missing}"], "missing does not exist"),
-        (["--image", "{folder}"], "Is a directory"),
+        (["--image", "{folder}"], "None of 2 images could be localized"),
         (
             ["--image", "{image}", "--camera", "SIMPLE_PINHOLE 640 480 500 320 240"],
             "320x240 pixels but its camera is for 640x480",
@@ -310,7 +310,7 @@ def test_wrong_options_of_evaluation(tiny, trained, tmp_path, refuse, arguments,
         (["--image", "{image}", "--cudaid", "99"], "--cudaid 99: this machine has"),
         (["--image", "{image}", "--weights", "{text}"], "has no weights"),
         (["--image", "{image}", "--model", "{folder}"], "no trained model there"),
-        ([], "the following arguments are required: --image"),
+        ([], "one of the arguments --image --video --stream is required"),
     ],
 )
 @pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])

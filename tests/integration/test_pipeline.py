@@ -162,7 +162,7 @@ def test_localize_prints_one_line_of_json(tiny, logs, capfd):
     capfd.readouterr()
     assert run_module("localize", ["--model", str(logs / "run" / "model"), *arguments, "--json", "--cudaid", "-1"]) == 0
     out, err = capfd.readouterr()
-    assert err == ""
+    assert err.startswith("2 frames, 2 localized") and err.count("\n") == 1
     found = [json.loads(line) for line in out.splitlines()]
     assert [entry["image"] for entry in found] == [str(path) for path in images]
     for entry, image in zip(found, scene.split("test"), strict=False):
