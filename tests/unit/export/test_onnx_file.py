@@ -142,7 +142,8 @@ def test_written_program_finds_the_pose(tmp_path, monkeypatch):
     points = rng.uniform([-2, -2, 4], [2, 2, 8], (300, 3))
     descriptors = unit(300, 32)
     made.landmarks.fill(torch.from_numpy(descriptors), torch.from_numpy(points))
-    written(tmp_path, made.eval())
+    (tmp_path / "onnx").mkdir()
+    written(tmp_path / "onnx", made.eval())
     monkeypatch.chdir(tmp_path)
     program: dict[str, object] = {}
     exec(re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[1], program)
