@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_scale_argument(parser, default="auto")
     parser.add_argument("--held_out", type=float, default=SHARE, metavar="SHARE", help=f"photos to test on, 0 to 0.5 (default: {SHARE:g})")
     parser.add_argument("--list_test", type=Path, default=None, metavar="FILE", help="text file that names the photos to test on instead")
-    parser.add_argument("--max_minutes", type=float, default=None, help="training time at most, minutes (default: what the recipe says, 3)")
+    parser.add_argument("--max_minutes", type=float, default=None, help="training time at most, minutes (default: what the recipe says, 1)")
     parser.add_argument("--config_file", type=Path, default=Path("configs/fast.ini"), help="recipe (default: configs/fast.ini)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change one option of the recipe; repeatable"
