@@ -58,14 +58,17 @@ def _lines(name: str, features: str, row: Mapping[str, Any]) -> list[tuple[str, 
 def _cells(runs: Sequence[Metrics]) -> tuple[str, str, str, str]:
     """Medians over runs, with the least and the greatest where they differ."""
     metric = runs[0]["units"] == "metres"
-    angle = statistics.median(float(run["median_r_deg"]) for run in runs)
-    if metric:
+    found = all(run["median_t"] is not None for run in runs)  # no median where more than half were not localized
+    angle = statistics.median(float(run["median_r_deg"]) for run in runs) if found else 0.0
+    if not found:
+        error = "not localized"
+    elif metric:
         error = _spread(runs, lambda run: run["median_t_cm"], "{:.2f}", " cm")
     else:
         error = _spread(runs, lambda run: 100 * run["median_t_relative"], "{:.3f}", " %")
     coarse = _spread(runs, lambda run: 100 * (run["recall"]["5cm5deg"] if metric else run["recall_relative"]["1%5deg"]), "{:.1f}", " %")
     fine = _spread(runs, lambda run: 100 * (run["recall"]["2cm2deg"] if metric else run["recall_relative"]["0.4%2deg"]), "{:.1f}", " %")
-    return f"{error}, {angle:.2f}°", coarse, fine, f"{runs[0]['map_bytes'] / 1e6:.1f} MB"
+    return f"{error}, {angle:.2f}°" if found else error, coarse, fine, f"{runs[0]['map_bytes'] / 1e6:.1f} MB"
 
 
 def _spread(runs: Sequence[Metrics], value: Callable[[Metrics], float], form: str, unit: str) -> str:
