@@ -50,7 +50,9 @@ def table(rows: Mapping[str, Any], features: Mapping[str, str]) -> str:
 def _lines(name: str, features: str, row: Mapping[str, Any]) -> list[tuple[str, ...]]:
     seeds = list(row["seeds"].values())
     times = f"mapped in {sum(row['preprocess_stages'].values()):.0f} s + {row['metrics']['train_seconds']:.0f} s"
-    ours = f"**d2s**, {len(seeds)} seeds" if len(seeds) > 1 else "**d2s**"
+    recipe = row["options"]["train"]  # another than the default
+    method = f"`{recipe[recipe.index('--config_file') + 1]}`" if "--config_file" in recipe else "**d2s**"
+    ours = f"{method}, {len(seeds)} seeds" if len(seeds) > 1 else method
     first = (f"**{name}**, {features}, {row['metrics']['n_queries']} queries", f"{ours}; {times}", *_cells(seeds))
     return [first, *(("", rival, *_cells([row["baselines"][rival]])) for rival in RIVALS)]
 
