@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from processing.own_photos.kinds import KINDS, MIN_PHOTOS, Given, find_kind
 from processing.own_photos.outcome import HELD_OUT, RUN, finish
 from processing.own_photos.video import extract_frames
 from processing.preprocessing import add_scale_argument
-from processing.stages import Stages
+from processing.stages import Stages, remove_outputs
 from processing.world.measures import parse_scale
 
 logger = logging.getLogger(__name__)
@@ -102,12 +101,7 @@ DESCRIPTION = {
 
 def clear(out: Path) -> None:
     """Remove what `d2s map` wrote, and nothing else: first what says that it is finished."""
-    for name in OUTPUTS:
-        path = out / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    remove_outputs(out, OUTPUTS)
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -38,7 +38,7 @@ from processing.sfm.model_files import read_model, save_model
 from processing.sfm.observations import observed_points
 from processing.sfm.reconstruction import Reconstructed, match_photos, placed, reconstruct
 from processing.sfm.refinement import LOOSE, refine_poses
-from processing.stages import Stages
+from processing.stages import Stages, remove_outputs
 from processing.unplaced import why_unplaced
 from processing.validation_split import MIN_TRAIN, with_validation
 from processing.world.frame import find_world, in_metres, in_world, transform_model
@@ -125,12 +125,7 @@ def preprocess(settings: Settings, folder: Path, overwrite: bool = False) -> dic
 
 def clear(folder: Path) -> None:
     """Remove what preprocessing wrote into a scene's folder, the manifest first."""
-    for name in OUTPUTS:
-        path = folder / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    remove_outputs(folder, OUTPUTS)
 
 
 def _refuse_foreign(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,16 @@ from d2s.scene.atomic import read_json, remove_leftovers, write_json
 logger = logging.getLogger(__name__)
 
 RECORD = "stages.json"
+
+
+def remove_outputs(folder: Path, names: Sequence[str]) -> None:
+    """Remove what a command wrote into a folder, in this order, and nothing else there."""
+    for name in names:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 class Stages:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from d2s.errors import InputError
-from d2s.evaluation.predict import failed, predict
+from d2s.evaluation.predict import predict, stored
 from d2s.features.base import LocalFeatures
 from d2s.features.extraction import extract_all
 from d2s.features.images import read_image
@@ -111,16 +111,7 @@ def matching_results(
     else:
         extract_queries(scene, [image for image in images if _is_readable(scene.path(image))], cache, weights)
     with FeatureReader(cache) as queries:
-        return predict(images, _locate(localizer, scene, queries)), localizer.map_bytes
-
-
-def _locate(localizer: MatchingLocalizer, scene: Scene, queries: FeatureReader) -> Callable[[SceneImage], LocalizationResult]:
-    def locate(image: SceneImage) -> LocalizationResult:
-        if image.name not in queries:
-            return failed(f"{queries.path} has no features of this image")
-        return localizer.localize_features(queries.read(image.name), scene.camera(image))
-
-    return locate
+        return predict(images, stored(localizer, scene, queries)), localizer.map_bytes
 
 
 def _is_readable(path: Path) -> bool:

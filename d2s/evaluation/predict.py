@@ -6,11 +6,14 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+import pycolmap
 
 from d2s.errors import InputError, MissingFileError
 from d2s.evaluation.pose_files import PREDICTIONS, RESULTS, write_predictions, write_results
+from d2s.features.base import LocalFeatures
 from d2s.features.images import read_image
 from d2s.features.upright import quarter_turns
 from d2s.localization.localizer import Localizer
@@ -43,7 +46,15 @@ def live(localizer: Localizer, scene: Scene) -> Locate:
     return locate
 
 
-def stored(localizer: Localizer, scene: Scene, reader: FeatureReader) -> Locate:
+class LocalizesFeatures(Protocol):
+    """Whatever finds a pose from features that are known already."""
+
+    def localize_features(self, features: LocalFeatures, camera: pycolmap.Camera, /) -> LocalizationResult:
+        """Pose of the image that they are of."""
+        ...
+
+
+def stored(localizer: LocalizesFeatures, scene: Scene, reader: FeatureReader) -> Locate:
     """Localize from the scene's feature file; an image that it lacks is a failed query."""
 
     def locate(image: SceneImage) -> LocalizationResult:

@@ -55,14 +55,21 @@ def refine_by_map(
     return Guided(refined, rows, landmarks.xyz[index], inliers)
 
 
+def in_view(cam_from_map: Array, landmarks: LandmarkMap, camera: pycolmap.Camera, margin: float | Array) -> tuple[NDArray[np.int64], Array]:
+    """Landmarks (K,) that a pose projects into the image or at most `margin` pixels beside it (one number or one per axis), and the pixels
+    (M, 2) of all landmarks.
+    """
+    pixels, _ = project(camera, pose.transform(cam_from_map, landmarks.xyz))
+    size = np.array([camera.width, camera.height])
+    with np.errstate(invalid="ignore"):  # landmarks behind the camera have no pixel, and NaN compares as false
+        return np.flatnonzero((pixels > -margin).all(axis=1) & (pixels < size + margin).all(axis=1)), pixels
+
+
 def matches_near(
     cam_from_map: Array, tree: cKDTree, descriptors: NDArray[np.float32], landmarks: LandmarkMap, camera: pycolmap.Camera, radius: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Keypoints and landmarks (K,), (K,) within `radius` pixels of each other that are each other's most similar ones there."""
-    local = pose.transform(cam_from_map, landmarks.xyz)
-    pixels, _ = project(camera, local)
-    size = np.array([camera.width, camera.height])
-    seen = np.flatnonzero((local[:, 2] > 0) & (pixels > -radius).all(axis=1) & (pixels < size + radius).all(axis=1))
+    seen, pixels = in_view(cam_from_map, landmarks, camera, radius)
     distance, near = tree.query(pixels[seen], k=NEIGHBOURS, distance_upper_bound=radius)
     which, column = np.nonzero(np.isfinite(distance))
     rows, index = near[which, column], seen[which]

@@ -176,17 +176,18 @@ class Localizer:
     ) -> LocalizationResult:
         """The better of what `solve` and `solve_near` found, see `d2s.localization.prior`; xyz and reliability as for `solve`."""
         if near.cam_from_map is not None:  # the whole map has its say on a pose that was found without it
-            used = select_reliable(reliability, self.threshold)
-            first = features.keypoints[used], xyz[used], reliability[used]
-            near = replace(near, doubt=doubt(near.cam_from_map, *first, camera, self.estimator))
+            near = self._doubted(near, features, xyz, reliability, select_reliable(reliability, self.threshold), camera)
         return choose(search, near, camera, self.estimator.max_error)
 
     def landmarks(self) -> LandmarkMap:
         """The landmarks that a search near a prior compares. Raises InputError for a model that has none."""
-        found = self.regressor.landmark_map() if isinstance(self.regressor, HasLandmarks) else None
+        found = self._known_landmarks()
         if found is None:
             raise InputError("This model has no landmarks to search near a pose prior.", "Train model 3, or leave the prior out.")
         return found
+
+    def _known_landmarks(self) -> LandmarkMap | None:
+        return self.regressor.landmark_map() if isinstance(self.regressor, HasLandmarks) else None
 
     def predict(self, features: LocalFeatures) -> tuple[LocalFeatures, NDArray[np.float32], NDArray[np.float32]]:
         """The best features, as many as the model was trained with, and their scene coordinates (N, 3) and reliabilities (N,)."""
@@ -209,12 +210,11 @@ class Localizer:
             used = select_reliable(reliability, self.threshold if threshold is None else threshold)
             found = self.estimator.estimate(features.keypoints[used], xyz[used], camera, reliability[used])
             result = self._result(found, features, xyz, reliability, used)
-            landmarks = self.regressor.landmark_map() if isinstance(self.regressor, HasLandmarks) else None
+            landmarks = self._known_landmarks()
             if landmarks is not None:
                 result = self._look_again(result, features, landmarks, camera)
             if result.cam_from_map is not None:
-                first = features.keypoints[used], xyz[used], reliability[used]
-                result = replace(result, doubt=doubt(result.cam_from_map, *first, camera, self.estimator))
+                result = self._doubted(result, features, xyz, reliability, used, camera)
             result = self.judge(result, camera, self.estimator.max_error)
         result.ms.update(ms)
         return result
@@ -227,6 +227,20 @@ class Localizer:
         inliers[np.flatnonzero(used)[found.inliers]] = True
         estimate = (found.success, self._in_world(found.cam_from_world), found.reason)
         return LocalizationResult(*estimate, {}, features.keypoints, xyz, reliability, used, inliers, found.cam_from_world)
+
+    def _doubted(
+        self,
+        result: LocalizationResult,
+        features: LocalFeatures,
+        xyz: NDArray[np.float32],
+        reliability: NDArray[np.float32],
+        used: NDArray[np.bool_],
+        camera: pycolmap.Camera,
+    ) -> LocalizationResult:
+        """A result with a pose, and the doubt that the network's matches of the keypoints `used` (N,) cast on it."""
+        assert result.cam_from_map is not None
+        first = features.keypoints[used], xyz[used], reliability[used]
+        return replace(result, doubt=doubt(result.cam_from_map, *first, camera, self.estimator))
 
     def _look_again(
         self, result: LocalizationResult, features: LocalFeatures, landmarks: LandmarkMap, camera: pycolmap.Camera

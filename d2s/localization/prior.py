@@ -19,6 +19,7 @@ from d2s.geometry import pose
 from d2s.geometry.camera import project
 from d2s.localization.acceptance import MAX_LOG10_FALSE_ALARMS, log10_false_alarms
 from d2s.localization.base import PoseEstimate, PoseEstimator
+from d2s.localization.guided import in_view
 from d2s.localization.result import LocalizationResult, Rival
 from d2s.matching.nearest import mutual_nearest_neighbors
 from d2s.regressor.landmark_map import LandmarkMap
@@ -85,11 +86,7 @@ def match_near(prior: Array, features: LocalFeatures, landmarks: LandmarkMap, ca
 
     `radius`: how far, in pixels, a keypoint may lie from where the prior projects its landmark; None: anywhere.
     """
-    pixels, _ = project(camera, pose.transform(prior, landmarks.xyz))
-    size = np.array([camera.width, camera.height])
-    margin = MARGIN * size if radius is None else np.full(2, radius)
-    with np.errstate(invalid="ignore"):  # landmarks behind the camera have no pixel, and NaN compares as false
-        seen = np.flatnonzero((pixels > -margin).all(axis=1) & (pixels < size + margin).all(axis=1))
+    seen, pixels = in_view(prior, landmarks, camera, MARGIN * np.array([camera.width, camera.height]) if radius is None else radius)
     pairs = mutual_nearest_neighbors(landmarks.describe(features.descriptors), landmarks.descriptors[seen])
     rows, index = pairs[:, 0].astype(np.int64), seen[pairs[:, 1]]
     if radius is not None:

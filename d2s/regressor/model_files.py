@@ -82,7 +82,9 @@ class TrainedModel:
     def _compare(self, network: LandmarkNet, descriptors: Tensor) -> tuple[Tensor, Tensor]:
         """What `network(descriptors)` says about one image, several times faster: CPUs search integers faster than floats."""
         if self._database is None:
-            self._database = Database(network.landmarks.directions().numpy())
+            landmarks = self.landmark_map()
+            assert landmarks is not None
+            self._database = Database(landmarks.descriptors)
         found = self._database.nearest(network.refine(descriptors)[0].float().numpy())
         u = network.logits(torch.from_numpy(found.similarity), torch.from_numpy(found.mutual))
         return network.xyz[torch.from_numpy(found.index)][None], u[None]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -31,15 +30,6 @@ FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
     *("--window-size=1360,1200", "--remote-debugging-port=0", "--remote-allow-origins=*"),
 )
-
-
-@pytest.fixture
-def chromium():
-    """A browser's command."""
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.skip("needs Chromium, which is not installed")
-    return found
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import json
 import math
 import queue
 import re
-import shutil
 import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -198,14 +197,6 @@ addEventListener("load", async () => {
 });
 </script>"""
 FRAME = '<!DOCTYPE html><body><iframe src="page.html" style="width: %dpx; height: 900px; border: 0"></iframe></body>'
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.skip("needs a Chromium to open the page in, and none is installed")
-    return found
 
 
 @pytest.fixture

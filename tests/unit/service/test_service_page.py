@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ...integration.test_visdom_page import Browser, chromium, wait_for  # noqa: F401  # a fixture
+from ...integration.test_visdom_page import Browser, wait_for
 from .conftest import image_bytes, model_folder
 
 KEY = "a key for this test"
 
 
 @pytest.fixture
-def page(start, tmp_path, chromium):  # noqa: F811  # the fixture above
+def page(start, tmp_path, chromium):
     """A browser that shows the page of a service with a key and a map of 200 points."""
     folder = model_folder(tmp_path / "hall", bounds=[[0, 0, 0], [12, 12, 12]])
     save_file({"landmarks.xyz": np.random.default_rng(0).uniform(0, 12, (200, 3)).astype(np.float32)}, folder / "model.safetensors")
