@@ -85,7 +85,7 @@ class Process:
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
         code = self.process.wait(60)
-        self._reader.join(10)
+        self._reader.join(60)
         return code
 
 
@@ -119,12 +119,12 @@ def test_what_is_under_way_is_finished_when_the_service_is_ended(serve):
     threads = [threading.Thread(target=lambda: answers.append(service.localize(picture())[0])) for _ in range(4)]
     for thread in threads:
         thread.start()
-    end = time.monotonic() + 20
+    end = time.monotonic() + 90
     while b'"waiting":3' not in service.get("/healthz")[1] and not answers:
         assert time.monotonic() < end
     assert service.end() == 0
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert answers == [200] * 4
     with pytest.raises(ConnectionError):
         service.get("/healthz")
@@ -136,21 +136,23 @@ def test_an_idle_service_ends_at_once(serve):
     service = serve("--preload")
     assert service.get("/healthz")[0] == 200
     begun = time.monotonic()
-    assert service.end(signal.SIGINT) == 0 and time.monotonic() - begun < 20  # it would wait for a minute
+    assert service.end(signal.SIGINT) == 0 and time.monotonic() - begun < 50  # it would wait for a minute
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
 def test_worker_processes_share_the_work_and_are_replaced(serve):
     service = serve("--workers", "2")
-    seen, end = b"", time.monotonic() + 90
+    seen, end = b"", time.monotonic() + 180
     while b"d2s_processes 2" not in seen:
         assert time.monotonic() < end, seen
         seen = service.get("/metrics")[1]
         time.sleep(0.1)
     assert service.localize(picture())[0] == 200
-    time.sleep(1.2)  # every process tells the others once a second
-    counts = {service.get("/metrics")[1].count(b'd2s_images_total{scene="hall",result="failed"} 1\n') for _ in range(6)}
-    assert counts == {1}
+    counts: list[int] = []  # whichever process answers: every one tells the others once a second
+    while counts[-20:] != [1] * 20:
+        assert time.monotonic() < end, counts
+        counts.append(service.get("/metrics")[1].count(b'd2s_images_total{scene="hall",result="failed"} 1\n'))
+        time.sleep(0.05)
     os.kill(service.workers()[0], signal.SIGKILL)
     while not any("starting another" in line for line in service.lines):
         assert time.monotonic() < end

@@ -107,7 +107,7 @@ class Browser:
 
 def answers(address: str) -> bool:
     try:
-        urllib.request.urlopen(address, timeout=5).close()
+        urllib.request.urlopen(address, timeout=60).close()
     except OSError:
         return False
     return True

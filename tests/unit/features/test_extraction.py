@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -20,16 +20,16 @@ class MeanColour:
 
     name, descriptor_dim = "mean", 1
 
-    def __init__(self, seconds: float = 0.0) -> None:
+    def __init__(self, wait: Callable[[], object] = int) -> None:
         self.batches: list[int] = []
-        self.seconds = seconds
+        self.wait = wait
 
     def settings(self) -> dict[str, object]:
         return {"name": self.name}
 
     def extract(self, images: Sequence[np.ndarray]) -> list[LocalFeatures]:
         self.batches.append(len(images))
-        time.sleep(self.seconds)
+        self.wait()
         sizes = [(image.shape[1], image.shape[0]) for image in images]
         means = [np.array([image.mean()], np.float32) for image in images]
         return [LocalFeatures(np.zeros((1, 2), np.float32), m, np.ones((1, 1), np.float32), s) for m, s in zip(means, sizes, strict=True)]
@@ -76,9 +76,17 @@ def test_nothing_to_do() -> None:
 def test_reading_goes_on_while_the_network_runs_and_stays_bounded(items: list[tuple[str, Path]], monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
     monkeypatch.setattr(extraction, "read_image", lambda path: read.append(1) or np.zeros((4, 4, 3), np.uint8))
-    run = extract_all(MeanColour(seconds=0.1), items, batch_size=1, prefetch=3)
+
+    def wait() -> None:
+        end = time.monotonic() + 60
+        while len(read) < 2 + len(extractor.batches):
+            assert time.monotonic() < end, "nothing is read while the network runs"
+            time.sleep(0.001)
+
+    extractor = MeanColour(wait)
+    run = extract_all(extractor, items, batch_size=1, prefetch=3)
     next(run)
-    assert len(read) == 3  # the first and two more, read while the network slept
+    assert len(read) == 3  # the first and two more, read while the network ran
     next(run)
     assert len(read) == 4
 

@@ -67,7 +67,7 @@ class MadeLocalizer:
 
     def localize(self, image, camera, turns=0) -> LocalizationResult:
         self.seen.append((image, camera))
-        assert self.go.wait(30)
+        assert self.go.wait(120)
         if self.error is not None:
             raise self.error
         points, mask = np.arange(12, dtype=np.float32).reshape(4, 3), np.array([True, True, False, True])
@@ -84,7 +84,7 @@ class Client:
         self.port = port
 
     def request(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, **options: Any) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request(method, path, body, headers or {}, **options)
             response = connection.getresponse()
@@ -110,7 +110,7 @@ class Client:
     @contextmanager
     def raw(self, data: bytes):
         """A connection on which `data` was sent."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=20) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
             connection.sendall(data)
             yield connection
 
@@ -141,8 +141,8 @@ def form(image: bytes | None, /, filename: str = "photo.jpg", **fields: str) -> 
 
 
 def wait_until(true) -> None:
-    """Until a condition holds; five seconds are more than enough."""
-    end = time.monotonic() + 5
+    """Until a condition holds; a machine that is busy with other things may take its time."""
+    end = time.monotonic() + 60
     while not true():
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -199,5 +199,5 @@ def services(tmp_path, localizer):
     localizer.go.set()
     for server, thread in running:
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()

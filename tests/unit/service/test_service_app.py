@@ -18,6 +18,8 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from d2s.errors import MissingFileError
+from d2s.service import server
+from d2s.service.settings import Limits
 
 from .conftest import BOUNDARY, CAMERA, form, image_bytes, model_folder, wait_until
 
@@ -249,12 +251,10 @@ def test_what_is_no_http_is_refused(start):
 
 def test_too_large_is_said_before_it_is_read(start, localizer):
     client = start(body_bytes=100_000)
-    begun = time.monotonic()
     with client.raw(
         b"POST /scenes/hall/localize HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data\r\nContent-Length: 99999999\r\n\r\n"
     ) as raw:
-        assert raw.recv(1000).startswith(b"HTTP/1.1 413")
-    assert time.monotonic() - begun < 1.5
+        assert raw.recv(1000).startswith(b"HTTP/1.1 413")  # no byte of it was ever sent: waiting for one ends with 408
     assert client.localize(image_bytes(), headers={"Expect": "100-continue"}).status == 200
     assert "0.0953674 MiB" in client.localize(bytes(200_000)).error
 
@@ -275,35 +275,43 @@ def test_too_large_is_noticed_while_it_streams(start, localizer):
 
 
 def test_a_slow_client_is_not_waited_for(start):
-    client = start(upload_seconds=0.4)
+    client = start(upload_seconds=2)
     head = f"POST /scenes/hall/localize HTTP/1.1\r\nHost: a\r\nContent-Type: {KIND['Content-Type']}\r\nContent-Length: 5000\r\n\r\n--e7"
+    begun = time.monotonic()
     with client.raw(head.encode()) as raw:
-        begun = time.monotonic()
         assert client.localize(image_bytes()).status == 200  # meanwhile
-        assert raw.recv(1000).startswith(b"HTTP/1.1 408") and 0.2 < time.monotonic() - begun < 2
+        assert raw.recv(1000).startswith(b"HTTP/1.1 408")
+    assert 1.9 < time.monotonic() - begun < Limits.stall_seconds - 1, "it was not this limit that ended it"
 
 
 def test_headers_that_do_not_come_end_the_connection(start):
     client = start(header_seconds=0.3)
     for data in (b"", b"GET / HT", b"POST /scenes/hall/localize HTTP/1.1\r\nHost: a\r\n"):
+        begun = time.monotonic()
         with client.raw(data) as connection:
-            begun = time.monotonic()
-            assert connection.recv(100) == b"" and time.monotonic() - begun < 2
+            assert connection.recv(100) == b""
+        assert time.monotonic() - begun < Limits.header_seconds - 1, "it was not this limit that ended it"
 
 
 def test_a_further_request_on_a_connection_must_come_soon_too(start):
-    client = start(header_seconds=0.3)
+    client = start(header_seconds=1)
+    begun = time.monotonic()
     with client.raw(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n") as connection:
         assert connection.recv(1000).startswith(b"HTTP/1.1 200")
         connection.sendall(b"GET /healthz HT")
-        begun = time.monotonic()
         while connection.recv(1000):
-            assert time.monotonic() - begun < 2
-        assert time.monotonic() - begun > 0.1
+            pass
+    assert 0.9 < time.monotonic() - begun < Limits.header_seconds - 1, "it was not this limit that ended it"
 
 
-def test_connections_are_counted(start):
-    client = start(connections=2, header_seconds=30)
+@pytest.fixture
+def slow_clients(monkeypatch):
+    """Clients may take as long as a busy machine makes them: no connection is closed for having been idle."""
+    monkeypatch.setattr(server, "PROMPT_SECONDS", 600.0)
+
+
+def test_connections_are_counted(start, slow_clients):
+    client = start(connections=2, header_seconds=600)
     with client.raw(b"") as first, client.raw(b"") as second:
         wait_until(lambda: len(client.server.server_state.connections) == 2)
         busy = client.get("/healthz")
@@ -314,8 +322,9 @@ def test_connections_are_counted(start):
 
 
 def test_the_longest_idle_connection_makes_room_for_a_new_one(start):
-    client = start(connections=2, header_seconds=30)
+    client = start(connections=2, header_seconds=600)
     with client.raw(b"GET / HT") as first, client.raw(b"") as second:
+        wait_until(lambda: len(client.server.server_state.connections) == 2)
         time.sleep(1.1)  # an honest client has asked by then
         assert client.localize(image_bytes()).status == 200
         assert first.recv(10) == b""
@@ -324,8 +333,8 @@ def test_the_longest_idle_connection_makes_room_for_a_new_one(start):
     assert client.metric('d2s_connections_closed_total{reason="idle"}') == 1
 
 
-def test_a_refused_connection_reads_on_so_that_its_answer_arrives(start):
-    client = start(connections=1, header_seconds=30)
+def test_a_refused_connection_reads_on_so_that_its_answer_arrives(start, slow_clients):
+    client = start(connections=1, header_seconds=600)
     with client.raw(b"GET / HT"):
         wait_until(lambda: client.server.server_state.connections)
         for _ in range(3):
@@ -334,40 +343,43 @@ def test_a_refused_connection_reads_on_so_that_its_answer_arrives(start):
     wait_until(lambda: not client.server.server_state.connections)
 
 
-def test_refused_connections_are_counted_too(start):
-    client = start(connections=2, header_seconds=30)
+def test_refused_connections_are_counted_too(start, slow_clients, monkeypatch):
+    monkeypatch.setattr(server, "LINGER_SECONDS", 600.0)
+    client = start(connections=2, header_seconds=600)
     with contextlib.ExitStack() as stack:
         for _ in range(12):
             stack.enter_context(client.raw(b""))
         wait_until(lambda: len(client.server.server_state.connections) in (4, 5))
-        time.sleep(1.1)
+        monkeypatch.setattr(server, "PROMPT_SECONDS", 0.0)
         assert client.get("/healthz").status == 200
     assert client.metric('d2s_connections_closed_total{reason="too_many"}') == 10
 
 
-def test_a_connection_too_many_that_is_gone_before_it_is_refused_is_no_defect(start, caplog):
-    client = start(connections=1, header_seconds=30)
+def test_a_connection_too_many_that_is_gone_before_it_is_refused_is_no_defect(start, caplog, slow_clients):
+    client = start(connections=1, header_seconds=600)
     with client.raw(b"GET / HT"):
         wait_until(lambda: client.server.server_state.connections)
         client.server.servers[0].get_loop().call_soon_threadsafe(time.sleep, 0.5)
         for _ in range(20):
             with client.raw(b"GET / HT") as connection:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing resets
-        wait_until(lambda: client.metric('d2s_connections_closed_total{reason="too_many"}') > 15)
+        count = client.server.config.app.metrics.snapshot
+        wait_until(lambda: count().get('d2s_connections_closed_total{reason="too_many"}', 0) > 15)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_an_upload_that_stalls_is_ended(start):
-    client = start(stall_seconds=0.3)
+    client = start(stall_seconds=2)
     body = form(image_bytes())
     head = f"POST /scenes/hall/localize HTTP/1.1\r\nHost: a\r\nContent-Type: {KIND['Content-Type']}\r\nContent-Length: {len(body)}\r\n\r\n"
     with client.raw(head.encode() + body[:100]) as stalled, client.raw(head.encode()) as slow:
-        begun = time.monotonic()
-        for start_of_part in range(0, len(body), len(body) // 5 + 1):
-            slow.sendall(body[start_of_part : start_of_part + len(body) // 5 + 1])
-            time.sleep(0.1)
+        begun, part = time.monotonic(), len(body) // 12 + 1
+        for start_of_part in range(0, len(body), part):  # longer in all than it may stall
+            slow.sendall(body[start_of_part : start_of_part + part])
+            time.sleep(0.2)
         assert slow.recv(1000).startswith(b"HTTP/1.1 200")
-        assert stalled.recv(1000).startswith(b"HTTP/1.1 408") and time.monotonic() - begun < 5
+        assert stalled.recv(1000).startswith(b"HTTP/1.1 408")
+        assert time.monotonic() - begun < Limits.stall_seconds - 1, "it was not this limit that ended it"
 
 
 def test_overload_is_503_and_everything_accepted_is_answered(start, localizer):
@@ -381,7 +393,7 @@ def test_overload_is_503_and_everything_accepted_is_answered(start, localizer):
     assert client.get("/healthz").json["queue"] == {"waiting": 3, "capacity": 3} and client.metric("d2s_queue_length") == 3
     localizer.go.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert sorted(answer.status for answer in answers) == [200] * 4 + [503] * 8
     assert all(int(a.headers["retry-after"]) >= 1 and "Try again" in a.error for a in answers if a.status == 503)
     assert client.localize(image_bytes()).status == 200 and len(localizer.seen) == 5
@@ -408,24 +420,28 @@ def test_a_client_that_leaves_in_the_middle_is_no_defect(start, caplog):
 
 
 def test_time_limits_of_computing_and_waiting(start, localizer):
-    client = start(answer_seconds=0.5)
+    client = start(answer_seconds=1)
     localizer.go.clear()
     statuses = []
-    threads = [threading.Thread(target=lambda: statuses.append(client.localize(image_bytes()).status)) for _ in range(2)]
+
+    def ask(focal: int) -> None:
+        statuses.append(client.localize(image_bytes(), camera=f"SIMPLE_PINHOLE 160 120 {focal} 80 60").status)
+
+    threads = [threading.Thread(target=ask, args=(focal,)) for focal in (100, 101)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
-    assert sorted(statuses) == [503, 504]  # the second never began
+        thread.join(60)
+    assert sorted(statuses) == [503, 504]
     localizer.go.set()
     wait_until(lambda: client.localize(image_bytes()).status == 200)
-    assert len(localizer.seen) == 2
+    assert sum(camera.params[0] in (100, 101) for _, camera in localizer.seen) == 1, "the second never began"
 
 
 def test_a_thread_that_does_not_come_back_makes_the_service_unhealthy(start, localizer):
-    client = start(answer_seconds=0.1)
+    client = start(answer_seconds=0.3)
     localizer.go.clear()
-    assert client.localize(image_bytes()).status == 504
+    wait_until(lambda: client.localize(image_bytes()).status == 504)  # 503: its turn did not come
     wait_until(lambda: client.get("/healthz").status == 503)
     localizer.go.set()
     wait_until(lambda: client.get("/healthz").status == 200)
