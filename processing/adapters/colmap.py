@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,15 @@ from numpy.typing import NDArray
 
 from d2s.errors import FormatError, InputError
 from d2s.geometry import pose
-from d2s.geometry.camera import make_camera
+from d2s.geometry.camera import make_camera, parse_camera
 from processing.adapters.assemble import Frame, assemble, refuse_gt, units_of
 from processing.adapters.base import AdapterOptions, DroppedImage, SceneSource
+from processing.adapters.colmap_folders import Layout, find_layout, model_folders
 from processing.adapters.folders import find_files, scene_folder
 from processing.adapters.lists import own_lists
 
-MODEL_FOLDERS = ("sparse/0", "sparse", "colmap/sparse/0", "colmap/sparse", "dense/sparse", "model", ".")
-IMAGE_FOLDERS = ("images", "dense/images", "rgb", ".")
+logger = logging.getLogger(__name__)
+
 EXPECTED = "images (folder images/ or beside the model) and a COLMAP model (cameras, images and points3D as .bin or .txt) in sparse/0"
 
 
@@ -29,12 +31,11 @@ def load(options: AdapterOptions) -> SceneSource:
     ("dataset_name"). Raises InputError and its kind for whatever is wrong with the data.
     """
     refuse_gt(options, "colmap")
-    folder = scene_folder(options, "colmap", lambda path: model_folder(path, options) is not None, EXPECTED)
-    model = model_folder(folder, options)
-    assert model is not None  # scene_folder looked
-    reconstruction = read_model(model)
+    where = options.extra.get("model")
+    folder = scene_folder(options, "colmap", lambda path: bool(model_folders(path, where)), EXPECTED)
+    layout = _layout(folder, model_folders(folder, where), options)
+    model, reconstruction, image_dir = layout.model, layout.reconstruction, layout.image_dir
     names = [image.name for image in reconstruction.images.values()]
-    image_dir = _image_folder(folder, model, names, options.extra.get("image_dir"))
     frames, dropped = _frames(reconstruction, image_dir, model)
     if image_dir != folder:
         dropped += [DroppedImage(name, "it is not in the COLMAP model") for name in sorted(set(find_files(image_dir)) - set(names))]
@@ -58,36 +59,14 @@ def _units_note(options: AdapterOptions) -> str:
     return "as the user said" if options.extra.get("units") else "arbitrary: the scale of a reconstruction from images is unknown"
 
 
-def model_folder(folder: Path, options: AdapterOptions) -> Path | None:
-    """Where the model lies in a scene's folder, or None."""
-    places = (folder / place for place in ([options.extra["model"]] if "model" in options.extra else MODEL_FOLDERS))
-    return next((place for place in places if any((place / f"images{suffix}").is_file() for suffix in (".bin", ".txt"))), None)
-
-
-def read_model(folder: Path) -> pycolmap.Reconstruction:
-    """The model in a folder. Raises FormatError naming the folder when pycolmap cannot read it."""
-    try:
-        return pycolmap.Reconstruction(str(folder))
-    except (ValueError, IndexError, RuntimeError, MemoryError) as error:  # what its C++ readers raise for missing or damaged files
-        raise FormatError(
-            f"The COLMAP model in {folder} cannot be read ({' '.join(str(error).split())}).",
-            "It needs cameras, images and points3D (points3D may be empty), all .bin or all .txt.",
-        ) from None
-
-
-def _image_folder(folder: Path, model: Path, names: list[str], given: str | None) -> Path:
-    """The folder in which most images of the model exist, or the given one."""
-    places = [Path(given)] if given else [folder / place for place in IMAGE_FOLDERS] + [model]
-    found = {place: sum((place / name).is_file() for name in names) for place in places}
-    best = max(found, key=lambda place: found[place])
-    if not found[best]:
-        first = names[0] if names else "none"
-        raise InputError(
-            f"None of the {len(names)} images of the model in {model} exists in {given or f'{folder / IMAGE_FOLDERS[0]} or {folder}'} "
-            f"(the first: {first}).",
-            "Put the images that the model was made from into images/, under the names that the model uses.",
-        )
-    return best
+def _layout(folder: Path, models: list[Path], options: AdapterOptions) -> Layout:
+    """The model to take and its images: the given ones, else the first that go together."""
+    given = options.extra.get("image_dir")
+    camera = None if options.camera is None else parse_camera(options.camera)
+    layout = find_layout(folder, models, Path(given) if given else None, camera and (camera.width, camera.height))
+    if len(models) > 1 and layout.model != models[0]:
+        logger.info("The model in %s goes with the images in %s, not the one in %s.", layout.model, layout.image_dir, models[0])
+    return layout
 
 
 def _frames(reconstruction: pycolmap.Reconstruction, image_dir: Path, model: Path) -> tuple[list[Frame], list[DroppedImage]]:

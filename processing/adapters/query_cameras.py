@@ -11,7 +11,7 @@ import pycolmap
 from d2s.errors import FormatError, InputError
 from d2s.geometry.camera import CAMERA_MODELS, format_camera, make_camera, parse_camera
 from processing.adapters.base import DroppedImage
-from processing.adapters.colmap import read_model
+from processing.adapters.colmap_folders import read_model
 from processing.adapters.folders import image_size
 from processing.adapters.lists import ImageList, normal_name
 from processing.adapters.sfm_layout import ModelFrames, scale_camera

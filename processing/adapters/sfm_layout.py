@@ -24,7 +24,8 @@ from d2s.errors import FormatError, InputError, MissingFileError
 from d2s.geometry.camera import make_camera
 from processing.adapters.assemble import Frame
 from processing.adapters.base import DroppedImage
-from processing.adapters.colmap import model_pose, read_model
+from processing.adapters.colmap import model_pose
+from processing.adapters.colmap_folders import read_model
 from processing.adapters.folders import IMAGE_SUFFIXES, find_files, image_size
 from processing.adapters.lists import ImageList, normal_name, read_list
 

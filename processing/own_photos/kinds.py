@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from d2s.errors import InputError, MissingFileError
-from processing.adapters.base import AdapterOptions
-from processing.adapters.colmap import model_folder
+from processing.adapters.colmap_folders import model_folders
 from processing.adapters.folders import IMAGE_SUFFIXES, find_files
 from processing.adapters.nerfstudio import TRANSFORMS
 from processing.adapters.photos import HEIC_REMEDY, HEIC_SUFFIXES
@@ -65,7 +64,7 @@ def _content(folder: Path) -> str:
     """The richest that the folder holds: known poses are worth more than photos alone."""
     if (folder / TRANSFORMS).is_file():
         return "nerfstudio"
-    if model_folder(folder, AdapterOptions()) is not None:
+    if model_folders(folder):
         return "colmap"
     return "video" if _videos(folder) and not find_files(folder) else "photos"
 

@@ -187,3 +187,46 @@ def test_damaged_models_give_one_clear_error(tmp_path, write_model, damage):
     damage(tmp_path / "sparse" / "0")
     with pytest.raises(FormatError, match="sparse/0"):
         load(AdapterOptions(tmp_path))
+
+
+def test_the_model_that_fits_the_images_is_taken(tmp_path, miniature, write_model, caplog):
+    """COLMAP's own layout: the model of the originals, which are not here, and the undistorted images with theirs."""
+    view_of, intrinsics_of = write_model(tmp_path, "dense/0/sparse", "dense/0/images")
+    shutil.copytree(tmp_path / "dense" / "0" / "sparse", tmp_path / "sparse" / "0")
+    cameras = tmp_path / "sparse" / "0" / "cameras.txt"
+    cameras.write_text(cameras.read_text().replace("64 48", "256 192").replace("80 60", "320 240"))
+    with caplog.at_level("INFO"):
+        source = load(AdapterOptions(tmp_path))
+    assert source.scene.image_dir == tmp_path / "dense" / "0" / "images" and "not the one in" in caplog.text
+    assert source.scene.provenance["poses"] == "COLMAP model dense/0/sparse"
+    miniature.assert_reprojects(source.scene, view_of, intrinsics_of)
+
+
+@pytest.mark.parametrize("undistorted", [True, False])
+def test_originals_beside_undistorted_images_are_told_by_their_size(tmp_path, miniature, write_model, write_image, undistorted):
+    """The layout that programs for Gaussian splatting make: input/ and distorted/ as taken, images/ and sparse/ without distortion."""
+    view_of, intrinsics_of = write_model(
+        tmp_path, "sparse/0" if undistorted else "distorted/sparse/0", "images" if undistorted else "input"
+    )
+    for name in view_of:
+        write_image(tmp_path / ("input" if undistorted else "images") / name, (66, 50))
+    source = load(AdapterOptions(tmp_path))
+    assert source.scene.image_dir == tmp_path / ("images" if undistorted else "input")
+    miniature.assert_reprojects(source.scene, view_of, intrinsics_of)
+
+
+def test_a_model_whose_images_are_all_of_another_size_is_an_error(tmp_path, write_model):
+    write_model(tmp_path, images="input")
+    cameras = tmp_path / "sparse" / "0" / "cameras.txt"
+    cameras.write_text(cameras.read_text().replace("64 48", "63 47"))
+    with pytest.raises(InputError, match=r"input/right/0000.png is 64x48, but its camera is for 63x47 images"):
+        load(AdapterOptions(tmp_path))
+    given = "PINHOLE 64 48 60 62 31 25"
+    with pytest.raises(InputError, match=r"input/left/0000.png is 80x60, but its camera is for 64x48 images"):
+        load(AdapterOptions(tmp_path, camera=given))
+
+
+def test_where_images_were_looked_for_is_said(tmp_path, write_model):
+    write_model(tmp_path, images="pictures")
+    with pytest.raises(InputError, match=r"sparse/0 exists in .*images, dense/images, rgb, input, .*\(the first: .*the folder of both"):
+        load(AdapterOptions(tmp_path))
