@@ -28,8 +28,9 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 OPEN = ("/", "/healthz", "/openapi.json")
 """Paths that need no key: they say nothing about the scenes."""
 
-LINGER_SECONDS = 3.0
-LINGER_BODIES = 4
+SILENT_SECONDS = 3.0
+"""How long a client that was answered may send nothing more of its request before the connection is closed."""
+
 ROUTE_OF = ("/", "/healthz", "/scenes", "/metrics", "/openapi.json")
 
 
@@ -39,12 +40,13 @@ class Gate:
     def __init__(self, app: Application, limits: Limits, keys: tuple[str, ...], metrics: Metrics) -> None:
         self.app, self.limits, self.metrics = app, limits, metrics
         self._digests = [_digest(key.encode()) for key in keys]
+        self._lingering: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or the start and end of the server."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        exchange = Exchange(scope, receive, send, self.limits)
+        exchange = Exchange(scope, receive, send, self.limits, self._lingering)
         try:
             await self._answer(scope, exchange)
         except Exception:
@@ -81,10 +83,13 @@ class Gate:
 
 
 class Exchange:
-    """One request and its answer: counts what arrives, ends what takes too long, keeps what the log says."""
+    """One request and its answer: counts what arrives, ends what takes too long, keeps what the log says.
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, limits: Limits) -> None:
-        self._receive, self._send, self._limits = receive, send, limits
+    `lingering`: ids of those that take in the rest of a request that was answered already, of all exchanges.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, limits: Limits, lingering: set[str]) -> None:
+        self._receive, self._send, self._limits, self._lingering = receive, send, limits, lingering
         self.id, self.status, self.received, self.complete = uuid.uuid4().hex[:12], 0, 0, False
         self.begun = time.monotonic()
         headers = dict(scope["headers"])
@@ -126,25 +131,38 @@ class Exchange:
         return message
 
     async def send(self, message: Message) -> None:
-        """A part of the answer. Where the client is still sending, the end of the answer waits for it, for a moment."""
+        """A part of the answer. Where the client is still sending, the end of the answer waits for it, within limits."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             extra = [(b"x-request-id", self.id.encode()), (b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
+            extra += [(b"connection", b"close")] if self._unread else []  # nobody waits for all of a body that nobody wants
             message = {**message, "headers": [*message.get("headers", []), *extra]}
-        elif self._has_body and not self.complete and not message.get("more_body", False):
+        elif self._unread and not message.get("more_body", False):
             await self._send({**message, "more_body": True})
             await self._linger()
             message = {"type": "http.response.body", "body": b""}
         await self._send(message)
 
+    @property
+    def _unread(self) -> bool:
+        return self._has_body and not self.complete
+
     async def _linger(self) -> None:
-        """Closing a connection with data on the way makes the client lose the answer; so that is taken in, and thrown away."""
-        end, most = time.monotonic() + LINGER_SECONDS, self.received + LINGER_BODIES * self._limits.body_bytes
+        """Closing a connection with data on the way makes the client lose the answer; so that is taken in, and thrown away.
+
+        A refused request holds its connection no longer than one that is accepted may, and as few at a time; further ones are cut short.
+        """
+        few = len(self._lingering) < self._limits.uploads
+        end = time.monotonic() + (self._limits.upload_seconds if few else min(SILENT_SECONDS, self._limits.upload_seconds))
+        most = self._limits.body_bytes + self._limits.discarded_bytes
+        self._lingering.add(self.id)
         try:
             while not self.complete and self.received < most and time.monotonic() < end:
-                await self._next(end - time.monotonic())
+                await self._next(min(SILENT_SECONDS, end - time.monotonic()))
         except Refused:
             return
+        finally:
+            self._lingering.discard(self.id)
 
     async def refuse(self, refused: Refused) -> None:
         """Answer without the application."""

@@ -32,7 +32,7 @@ BACKLOG = 256
 KEEP_ALIVE_SECONDS = 5
 RESTART_SECONDS = 1.0
 PROMPT_SECONDS = 1.0  # in which a client that means it has sent its request's headers
-LINGER_SECONDS = 2.0
+LINGER_SECONDS = 10.0
 
 
 def _answer(status: str, text: str) -> bytes:
@@ -119,7 +119,7 @@ def guarded_protocol(limits: Limits, metrics: Metrics) -> type[Any]:
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     idle: dict[Any, float] = {}  # connections without a request under way -> since when, the longest first
-    refused: dict[Any, None] = {}
+    refused: dict[Any, int] = {}  # connections whose client is told no more -> bytes that came since
 
     class GuardedProtocol(H11Protocol):
         """Closes connections whose request's headers take longer than `header_seconds`, and idle ones where others need the room."""
@@ -129,18 +129,20 @@ def guarded_protocol(limits: Limits, metrics: Metrics) -> type[Any]:
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             if len(self.connections) - len(refused) > limits.connections and not self._make_room():
-                self._refuse()
+                metrics.add("d2s_connections_closed_total", reason="too_many")
+                self._refuse(BUSY)
             else:
                 self._wait_for_request()
 
         def data_received(self, data: bytes) -> None:
             if self in refused:
-                return
+                return self._throw_away(data)
             super().data_received(data)
             if not self._is_idle():
                 idle.pop(self, None)
             elif self._timer is None and self.timeout_keep_alive_task is None:
                 self._wait_for_request()  # the first bytes of a further request
+            return None
 
         def on_response_complete(self) -> None:
             idle[self] = self.loop.time()
@@ -156,8 +158,16 @@ def guarded_protocol(limits: Limits, metrics: Metrics) -> type[Any]:
             super().connection_lost(exc)
 
         def send_400_response(self, msg: str) -> None:
-            self.transport.write(NO_HTTP)
-            self.transport.close()
+            if self.cycle is not None and not self.cycle.response_complete:
+                self.cycle.disconnected = True  # what it says from now on has no way to the client
+                self.cycle.message_event.set()
+            self._refuse(NO_HTTP)
+
+        def shutdown(self) -> None:
+            if self in refused:
+                self.transport.abort()
+            else:
+                super().shutdown()
 
         def _is_idle(self) -> bool:
             return self.cycle is None or self.cycle.response_complete
@@ -183,18 +193,26 @@ def guarded_protocol(limits: Limits, metrics: Metrics) -> type[Any]:
             metrics.add("d2s_connections_closed_total", reason="idle")
             return True
 
-        def _refuse(self) -> None:
-            """Say so, and take in for a moment what the client is sending: with data unread, closing would make it lose the answer."""
-            metrics.add("d2s_connections_closed_total", reason="too_many")
-            refused[self] = None
-            self.transport.write(BUSY)
+        def _refuse(self, answer: bytes) -> None:
+            """Say so, and take in for a while what the client is sending: with data unread, closing would make it lose the answer."""
+            idle.pop(self, None)
+            if self._timer is not None:
+                self._timer.cancel()
+            refused[self] = 0
+            self.transport.write(answer)
             with contextlib.suppress(OSError):  # the client has gone already
                 self.transport.write_eof()
+            self.flow.resume_reading()
             self._timer = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
             if len(refused) > limits.connections:
                 oldest = first_silent(list(refused)) or next(iter(refused))
                 del refused[oldest]
                 oldest.transport.abort()
+
+        def _throw_away(self, data: bytes) -> None:
+            refused[self] += len(data)
+            if refused[self] > limits.body_bytes + limits.discarded_bytes:
+                self.transport.abort()
 
     return GuardedProtocol
 

@@ -17,12 +17,14 @@ MIN_KEY = 8
 class Limits:
     """What one process takes on before it refuses.
 
-    `body_bytes` of a request, `pixels` of an image, `queue`: images that wait while one is computed, `uploads`: requests whose body is
-    being read, `header_seconds` for the headers, `upload_seconds` for the whole of a request to arrive and `stall_seconds` for any more of
-    it, `answer_seconds` from then to the answer, `connections` at a time, `loaded_scenes` in memory.
+    `body_bytes` of a request, `discarded_bytes` that are taken in beyond them so that a refusal arrives, `pixels` of an image, `queue`:
+    images that wait while one is computed, `uploads`: requests whose body is being read, `header_seconds` for the headers, `upload_seconds`
+    for the whole of a request to arrive and `stall_seconds` for any more of it, `answer_seconds` from then to the answer, `connections` at
+    a time, `loaded_scenes` in memory.
     """
 
     body_bytes: int = 20 * 2**20
+    discarded_bytes: int = 2**26
     pixels: int = 50_000_000
     queue: int = 8
     uploads: int = 32
