@@ -18,13 +18,17 @@ logger = logging.getLogger(__name__)
 Size = tuple[int, int]
 SAME_LENS = 0.1
 """Focal lengths in EXIF data are rounded, and cameras breathe: up to this relative difference they are the same lens."""
+PHOTO_BY_PHOTO, SAME_DEVICE = 5, 0.05
+"""So many cameras, of one size and with focal lengths that differ from the middle one by so little, are one that was calibrated anew with
+every photo, as COLMAP does unless it is told otherwise."""
 
 
 class CameraChooser:
     """Cameras for images of any size. `given`: the one that was named; `known`: those of the mapping images.
 
     Without a named one: a mapping camera of the image's size, or scaled to it where the ratio of the sides is equal, unless the photo's
-    EXIF data names another focal length; then a camera with that one. What was chosen is said in one line when it is not obvious.
+    EXIF data names another focal length; then a camera with that one. Of a camera calibrated photo by photo, the middle one is taken.
+    What was chosen is said in one line when it is not obvious.
     """
 
     def __init__(self, given: pycolmap.Camera | None, known: Iterable[str]) -> None:
@@ -37,13 +41,36 @@ class CameraChooser:
         if self.given is not None:
             return self.given
         focal = None if path is None else read_photo(path).focal
-        candidates = [camera for camera in self.known if (camera.width, camera.height) == size]
-        candidates = candidates or _distinct(scaled(camera, size) for camera in self.known if same_shape(camera, size))
+        candidates = self._candidates(size)
         if focal is not None:
             return self._by_focal(candidates, focal, size)
-        if len(candidates) != 1:
+        middle = self._middle(candidates)
+        if middle is None:
             raise self._no_choice(candidates, size)
-        return self._say_scaled(candidates[0], size)
+        if len(candidates) == 1:
+            return self._say_scaled(middle, size)
+        self._say(f"Camera of images of {size[0]}x{size[1]} pixels: the middle one of the {len(candidates)} there: {format_camera(middle)}")
+        return middle
+
+    def knows(self, size: Size) -> bool:
+        """Whether the mapping images tell the camera of an image of `size` (width, height) that has no EXIF data."""
+        return self.given is not None or self._middle(self._candidates(size)) is not None
+
+    def _candidates(self, size: Size) -> list[pycolmap.Camera]:
+        """The mapping images' cameras for a size, or theirs that can be scaled to it."""
+        exact = [camera for camera in self.known if (camera.width, camera.height) == size]
+        return exact or _distinct(scaled(camera, size) for camera in self.known if same_shape(camera, size))
+
+    def _middle(self, candidates: list[pycolmap.Camera]) -> pycolmap.Camera | None:
+        """The only candidate, or the one whose focal length is in the middle where all are nearly the same."""
+        if len(candidates) == 1:
+            return candidates[0]
+        ordered = sorted(candidates, key=lambda camera: camera.mean_focal_length())
+        if not ordered or len(self.known) < PHOTO_BY_PHOTO:
+            return None
+        middle = ordered[len(ordered) // 2]
+        within = all(abs(camera.mean_focal_length() / middle.mean_focal_length() - 1) <= SAME_DEVICE for camera in ordered)
+        return middle if within else None
 
     def _by_focal(self, candidates: list[pycolmap.Camera], focal: float, size: Size) -> pycolmap.Camera:
         """The mapping camera with this focal length, which knows its distortion too; else a camera that knows nothing but it."""

@@ -44,8 +44,8 @@ class Facts:
 
     @property
     def given(self) -> int:
-        """Photos that there were."""
-        return len(self.scene.images) + len(self.dropped)
+        """Photos that there were; what a file with poses names without there being such a photo does not count."""
+        return len(self.scene.images) + len(set(self.dropped) & set(self.ordered))
 
     @property
     def extent(self) -> float:

@@ -66,6 +66,19 @@ def test_no_or_no_single_camera_is_an_error_with_a_remedy(known, size, words):
     assert all(word in str(error.value) for word in words)
 
 
+def test_the_middle_of_cameras_calibrated_photo_by_photo(caplog):
+    focal = [1101.6, 1155.3, 1117.0, 1109.0, 1130.5, 1120.0, 1104.0]
+    known = [f"SIMPLE_RADIAL 720 1280 {value} 360.0 640.0 {value / 1e5:.4f}" for value in focal]
+    chooser = CameraChooser(None, [*known, WIDE])
+    assert chooser.choose((720, 1280)).params[0] == 1117.0 and chooser.choose((360, 640)).params[0] == 558.5
+    assert "the middle one of the 7 there" in caplog.text
+    assert chooser.knows((720, 1280)) and not chooser.knows((700, 700)) and not CameraChooser(None, known[:4]).knows((720, 1280))
+    with pytest.raises(InputError, match="8 cameras for 720x1280"):  # one of them is another lens
+        CameraChooser(None, [*known, "SIMPLE_RADIAL 720 1280 1300.0 360.0 640.0 0.0"]).choose((720, 1280))
+    with pytest.raises(InputError, match="4 cameras"):  # as well four telephones
+        CameraChooser(None, known[:4]).choose((720, 1280))
+
+
 def test_exif_decides_among_mapping_cameras(tmp_path):
     chooser = CameraChooser(None, [VGA, OTHER])
     for focal, expected in ((28, VGA), (38, OTHER)):  # 43.27 mm are the 800 pixels of the diagonal

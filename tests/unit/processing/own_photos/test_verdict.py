@@ -82,7 +82,14 @@ def test_nothing_is_claimed_without_a_test():
 
 def test_a_map_of_a_part_says_so():
     lost = {f"other_{i}.jpg": "shows nothing that any placed photo shows" for i in range(10)}
-    assert "But the map has 20 of the 30 photos only." in headline(facts(dropped=lost))[0]
+    assert "But the map has 20 of the 30 photos only." in headline(facts(dropped=lost, ordered=[*NAMES, *lost]))[0]
+
+
+def test_photos_that_a_file_names_and_that_are_not_there_do_not_count():
+    found = facts(dropped={f"other_{i}.jpg": "transforms.json lists it, but there is no such file" for i in range(10)})
+    assert "only" not in headline(found)[0] and found.given == 20
+    lines = "\n".join(report_lines(found, [], ""))
+    assert "20 of 20 photos are placed." in lines and "(10 photos): transforms.json lists it" in lines
 
 
 def test_photos_that_were_not_found_ask_for_others_around_them():
