@@ -29,6 +29,7 @@ from d2s.localization.base import PoseEstimate, PoseEstimator
 from d2s.localization.result import LocalizationResult
 from d2s.localization.table import make_estimator
 from d2s.matching.retrieval import learn_codebook
+from d2s.matching.table import Matcher
 from d2s.scene.feature_store import FeatureReader, FeatureWriter
 from d2s.scene.manifest import Scene, SceneImage
 from d2s.training.data import FEATURES, TrainingSet, load_training_set
@@ -42,10 +43,14 @@ Correspondences = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 
 class MatchingLocalizer:
-    """Localizes against the images of a training set. `neighbours`: how many of them each query is matched with."""
+    """Localizes against the images of a training set. `neighbours`: how many of them each query is matched with. `matcher`: what matches it
+    with one of them, LightGlue for instance (None: mutual nearest neighbours, without a ratio).
+    """
 
-    def __init__(self, data: TrainingSet, estimator: PoseEstimator | None = None, neighbours: int = NEIGHBOURS) -> None:
-        self._data, self._neighbours = data, neighbours
+    def __init__(
+        self, data: TrainingSet, estimator: PoseEstimator | None = None, neighbours: int = NEIGHBOURS, matcher: Matcher | None = None
+    ) -> None:
+        self._data, self._neighbours, self._matcher = data, neighbours, matcher
         self.estimator = estimator or make_estimator(max_error=MAX_ERROR)
         self._mapped = [unit(data.descriptors[i][data.mask[i]]) for i in range(len(data))]
         self._codebook = learn_codebook([d.numpy() for d in self._mapped])
@@ -63,11 +68,24 @@ class MatchingLocalizer:
         alike = np.argsort(-(self._index @ self._codebook.describe(query.numpy())), kind="stable")[: self._neighbours]
         pairs: set[tuple[int, int]] = set()
         for image in alike.tolist():
-            rows, columns = mutual(query @ self._mapped[image].T)
+            rows, columns = self._match(features, query, image)
             known = self._data.valid[image][columns]
             pairs |= set(zip(rows[known].tolist(), self._data.point[image][columns[known]].tolist(), strict=True))
         found = np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2)
         return found[:, 0], self._xyz[found[:, 1]]
+
+    def _match(self, features: LocalFeatures, query: Tensor, image: int) -> tuple[Tensor, Tensor]:
+        if self._matcher is None:
+            return mutual(query @ self._mapped[image].T)
+        found = torch.from_numpy(self._matcher(features, self._features(image)).astype(np.int64))
+        return found[:, 0], found[:, 1]
+
+    def _features(self, image: int) -> LocalFeatures:
+        """What is stored of a mapping image; its keypoints' scores are not, and no matcher asks for them."""
+        keypoints = self._data.keypoints[image][self._data.mask[image]].numpy()
+        camera = self._data.cameras[int(self._data.camera[image])]
+        scores = np.ones(len(keypoints), np.float32)
+        return LocalFeatures(keypoints, scores, self._mapped[image].numpy(), (camera.width, camera.height))
 
     def localize_features(self, features: LocalFeatures, camera: pycolmap.Camera) -> LocalizationResult:
         """Pose of an image with known features; its times are those of matching ("regressor", the map's part) and of PnP."""
