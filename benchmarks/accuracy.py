@@ -25,6 +25,8 @@ from typing import Any
 import torch
 
 from d2s.scene.atomic import read_json, write_json
+from processing.adapters.base import AdapterOptions
+from processing.adapters.table import load_source
 
 sys.path.insert(0, str(Path(__file__).parent))  # run as a script or loaded by a test: its neighbour is found either way
 import baselines
@@ -36,7 +38,7 @@ README = Path(__file__).parents[1] / "README.md"
 
 @dataclass(frozen=True)
 class Case:
-    """One row: `preprocess`, `train` and `eval` are further options of the three commands; `list_every` holds out every N-th image."""
+    """One row: `preprocess` and `train` are further options of these commands; of the mapping images only every `keep`-th is kept."""
 
     dataset: str
     scene: str
@@ -44,6 +46,7 @@ class Case:
     features: str = "sift"
     preprocess: tuple[str, ...] = ()
     train: tuple[str, ...] = ()
+    keep: int = 1
 
 
 KITCHEN = ("7scenes", "redkitchen", "")
@@ -68,6 +71,9 @@ CASES: dict[str, Case] = {
     "fox-photos": Case("photos", "fox", "fox/images", "aliked", ("--test_every", "5")),
     "fox-photos-sift": Case("photos", "fox", "fox/images", "sift", ("--test_every", "5")),
     "gerrard": Case("colmap", "gerrard_hall", "gerrard_hall", "aliked"),
+    "redkitchen-sfm-thin": Case(*KITCHEN, "aliked", ("--gt", "sfm"), keep=20),
+    "fox-thin": Case("nerfstudio", "fox", "fox", "aliked", ("--test_every", "5"), keep=4),
+    "gerrard-thin": Case("colmap", "gerrard_hall", "gerrard_hall", "aliked", keep=4),
     "gerrard-sift": Case("colmap", "gerrard_hall", "gerrard_hall", "sift"),
 }
 
@@ -101,6 +107,8 @@ def measure(name: str, case: Case, data_dir: Path, work: Path, seeds: Sequence[i
     where = ["--dataset", case.dataset, "--scene", case.scene]
     source = [] if case.dataset == "demo" else ["--dataset_dir", str(data_dir / case.source)]
     preprocess = [*where, *source, "--out_dir", str(scenes), "--features", case.features, *case.preprocess]
+    if case.keep > 1:
+        preprocess += thin_lists(case, data_dir, work / name)
     seconds = {"preprocess": run(name, "preprocess", preprocess, work)}
     each = []
     for number, seed in enumerate(seeds):
@@ -126,6 +134,19 @@ def measure(name: str, case: Case, data_dir: Path, work: Path, seeds: Sequence[i
         "model_epoch": state["model_epoch"],
         "options": {"preprocess": list(case.preprocess), "train": list(case.train)},
     }
+
+
+def thin_lists(case: Case, data_dir: Path, folder: Path) -> list[str]:
+    """Options that name every `keep`-th of the case's mapping images, in the order of their names, and its queries as they are."""
+    gt = case.preprocess[case.preprocess.index("--gt") + 1] if "--gt" in case.preprocess else "original"
+    every = case.preprocess[case.preprocess.index("--test_every") + 1] if "--test_every" in case.preprocess else "8"
+    options = AdapterOptions(data_dir / case.source, scene=case.scene, gt=gt, extra={"test_every": int(every)})
+    scene = load_source(case.dataset, options).scene
+    names = {split: sorted(image.name for image in scene.split(split)) for split in ("train", "test")}
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, kept in (("train", names["train"][:: case.keep]), ("test", names["test"])):
+        (folder / f"list_{split}.txt").write_text("".join(f"{name}\n" for name in kept), encoding="utf-8")
+    return [f"--list_{split}={folder / f'list_{split}.txt'}" for split in names]
 
 
 def run(name: str, command: str, options: list[str], work: Path) -> float:

@@ -1,19 +1,26 @@
 """Matching accuracy of D2-Net with corrected and with published coordinates, same weights, on photos under known warps.
 
-    python benchmarks/d2net_mma.py --photos FILE [FILE ...] --weights FILE --folder DIR
+    python benchmarks/d2net_mma.py --data DIR --weights FILE [random] --pyramid FILE --folder DIR [--more PLACE=FILE ...]
 
-Each photo is rendered as it is, and in other light, shifted, scaled, turned and tilted by known amounts; then the first is matched with the
-others, at one scale and with the pyramid. Measured are the matching accuracy (MMA), and the bias: the length of the mean vector from where
-matches of a pair should lie to where they do, over those within 8 px. `inner` rows are without keypoints near the image's border: there the
-published code sees zeros beyond its map, and finds keypoints that belong to the frame, not to what it shows. Where the camera stands still,
-such keypoints look right. Every photo's figures are kept in --folder, so that a run that was stopped goes on.
+Photos of the fox, of Gerrard Hall and of the red kitchen in the data folder, and others that are named. Each is rendered as it is, and in
+other light, shifted, scaled, turned and tilted by known amounts (d2net_warps.py); then the first is matched with the others, at one scale
+(--weights) and with the pyramid (--pyramid). Measured over photos, with the standard error of their mean, are
+
+- the matching accuracy (MMA), and by how much that of corrected coordinates is higher;
+- the offset that all keypoints have from what they mean, which shifts cancel, but changes of size and turns show: keypoints with an offset
+  o make matches under a similarity A lie (I - A) o beside where they should. It is the o that explains the matches best.
+
+`inner` rows are without keypoints near the image's border: there the published code sees zeros beyond its map, and finds keypoints that
+belong to the frame, not to what it shows. Where the camera stands still, such keypoints look right. In `light` pairs all is in its place;
+`whole cells` are moved by a multiple of every level's cells besides, `between cells` by none. Every photo's figures are kept in --folder,
+so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,24 +28,51 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from d2net_warps import Image, for_rendering, output_size, render, views
 
 from d2s.d2net.matching_accuracy import mutual_matches, transfer_errors
-from d2s.d2net.published_api import D2Net
 from d2s.features.d2net import pyramid
+from d2s.features.d2net.network import D2Net
 from d2s.features.d2net.preprocessing import normalise
+from d2s.features.d2net.weight_files import load_into
 from d2s.features.images import read_image
 from d2s.scene.atomic import read_json, write_json
 
 RESULTS = Path(__file__).parent / "results" / "d2net_mma.json"
-LONGEST = 384  # longer side of the rendered images, pixels
-SHARE = 0.6  # of the photo in an image, so that turned images have content everywhere
-FINER = 2  # images are rendered this much larger and averaged down: no aliasing
-MARGIN = 14  # pixels: beyond the border's cells and their offset
-PUBLISHED_OFFSET = 2.0  # pixels of its level that a published keypoint lies to the left of and above what it means
-MMA_LIMITS = (1, 2, 3, 5)
-BIAS_LIMIT = 8.0  # matches farther off are wrong ones
+PHOTOS = {
+    "fox": [f"fox/images/{number:04d}.jpg" for number in (1, 27, 46)],
+    "gerrard_hall": [f"gerrard_hall/images/IMG_{number}.jpg" for number in (2331, 2364, 2400)],
+    "redkitchen": [f"7scenes/redkitchen/seq-01/frame-{number:06d}.color.jpg" for number in (40, 430, 800)],
+}
 SCALES = {"single scale": (1.0,), "pyramid": pyramid.MULTISCALE}
+LONGEST = {"single scale": 320, "pyramid": 224}  # longer side of the rendered images, pixels
+RANDOM = "random"
+MARGIN = 14  # pixels: beyond the border's cells and their offset
+PUBLISHED_OFFSET = -2.0  # pixels of its level by which a published keypoint lies beside what it means
+MMA_LIMITS = (1, 2, 3, 5)
+NEAR = 8.0  # matches farther off are wrong ones
 COORDINATES = ("corrected", "legacy")
+GROUPS = {
+    "all warps": ("shift", "scale", "turn", "tilt"),
+    "shift": ("shift",),
+    "scale": ("scale",),
+    "turn": ("turn",),
+    "tilt": ("tilt",),
+    "light": ("light",),
+    "light, whole cells": ("light, whole cells",),
+    "light, between cells": ("light, between cells",),
+}
+
+Pair = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo of a place; `seed` decides what is drawn for it."""
+
+    place: str
+    path: Path
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -50,67 +84,100 @@ class Points:
 
     def inner(self, size: tuple[int, int], offset: float) -> Points:
         """Those that look at something further than MARGIN inside an image of (width, height)."""
-        places = self.keypoints[:, :2] + offset * self.keypoints[:, 2:]
+        places = self.keypoints[:, :2] - offset * self.keypoints[:, 2:]
         kept = ((places >= MARGIN) & (places <= np.array(size) - 1 - MARGIN)).all(axis=1)
         return Points(self.keypoints[kept], self.descriptors[kept])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, nargs="+", required=True)
-    parser.add_argument("--weights", type=Path, required=True, help="checkpoint of D2-Net or VGG16")
+    parser.add_argument("--data", type=Path, required=True, help="folder of fox, gerrard_hall and 7scenes/redkitchen")
+    parser.add_argument("--more", nargs="*", default=[], metavar="PLACE=FILE", help="other photos")
+    weights = f"checkpoints of D2-Net or VGG16; {RANDOM}: filters by chance, which see contrast alone"
+    parser.add_argument("--weights", nargs="*", default=[], help=f"for one scale: {weights}")
+    parser.add_argument("--pyramid", nargs="*", default=[], help="the same for the pyramid")
     parser.add_argument("--folder", type=Path, required=True, help="of figures per photo")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    network = D2Net(args.weights)
-    pairs = []
-    for number, photo in enumerate(args.photos):
-        record = args.folder / f"{photo.name}.json"
-        if not record.is_file():
-            write_json(record, measure(network, photo, number))
-        pairs += read_json(record)
-    rows = summary(pairs)
-    for key, row in rows.items():
-        print(f"{key:<40}{row['keypoints']:6.0f}{row['matches']:6.0f}  bias {row['bias_px']:.2f}  MMA {row['mma']}")
+    photos = photos_of(args.data, args.more)
+    rows = {}
+    for scales, names in (("single scale", args.weights), ("pyramid", args.pyramid)):
+        for name in names:
+            rows.update(summary(f"{Path(name).stem}, {scales}", measured(name, scales, photos, args.folder)))
+    places = {photo.place: sum(other.place == photo.place for other in photos) for photo in photos}
+    inputs = {"photos": places, "longest_px": LONGEST, "margin_px": MARGIN, "near_px": NEAR}
     versions = {"python": platform.python_version(), "torch": torch.__version__}
-    inputs = {"photos": [photo.name for photo in args.photos], "weights": args.weights.name, "longest_px": LONGEST, "margin_px": MARGIN}
-    write_json(RESULTS, {**inputs, "bias_limit_px": BIAS_LIMIT, "rows": rows, "versions": versions})
+    write_json(RESULTS, {**inputs, "rows": rows, "versions": versions})
+    print(table(rows))
 
 
-def measure(network: D2Net, photo: Path, seed: int) -> list[dict[str, Any]]:
-    """A row per warp and way of a photo."""
-    image = read_image(photo)
-    factor = LONGEST / SHARE * FINER / max(image.shape[:2])
-    image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+def photos_of(data: Path, more: Sequence[str]) -> list[Photo]:
+    """One of each place in turn, so that a run that was stopped has seen all."""
+    named = [(place, data / names[turn]) for turn in range(3) for place, names in PHOTOS.items()]
+    named += [(place, Path(file)) for place, _, file in (text.partition("=") for text in more)]
+    return [Photo(place, path, seed) for seed, (place, path) in enumerate(named)]
+
+
+def measured(weights: str, scales: str, photos: Sequence[Photo], folder: Path) -> list[list[Pair]]:
+    """The pairs of each photo."""
+    network = network_with(weights)
+    pairs = []
+    for photo in photos:
+        record = folder / f"{Path(weights).stem}, {scales}" / f"{photo.place} {photo.path.stem}.json"
+        if not record.is_file():
+            write_json(record, list(measure(network, scales, photo)))
+            print(record.stem, flush=True)
+        pairs.append(read_json(record))
+    return pairs
+
+
+def network_with(weights: str) -> D2Net:
+    network = D2Net().eval()
+    if weights == RANDOM:
+        generator = torch.Generator().manual_seed(2)
+        for tensor in network.state_dict().values():
+            tensor.normal_(0, (2 / tensor[0].numel()) ** 0.5 if tensor.ndim == 4 else 0.01, generator=generator)
+            if tensor.ndim == 4:
+                tensor -= tensor.mean(dim=(1, 2, 3), keepdim=True)
+    else:
+        load_into(network, Path(weights))
+    return network
+
+
+def measure(network: D2Net, scales: str, photo: Photo) -> Iterator[Pair]:
+    """A photo under each warp, in each way."""
+    image = for_rendering(read_image(photo.path), LONGEST[scales])
     size = output_size(image)
-    first = dict(extract(network, render(image, np.eye(3))))
-    rows = []
-    for kind, matrix, picture in views(image, np.random.default_rng(seed)):
-        for way, points in extract(network, picture):
-            offset = PUBLISHED_OFFSET if way[0] == "legacy" else 0.0
-            for part, pair in (("all", (first[way], points)), ("inner", tuple(p.inner(size, offset) for p in (first[way], points)))):
-                rows.append({"way": [*way, part], "kind": kind, **compare(*pair, matrix)})
-    return rows
+    first = extract(network, render(image, np.eye(3)), scales)
+    for view in views(image, np.random.default_rng(photo.seed)):
+        other = extract(network, view.picture, scales)
+        for way in COORDINATES:
+            offset = PUBLISHED_OFFSET if way == "legacy" else 0.0
+            one, two = first[way], other[way]
+            for part, pair in (("all", (one, two)), ("inner", (one.inner(size, offset), two.inner(size, offset)))):
+                yield {"coordinates": way, "part": part, "view": view.name, **compare(*pair, view.matrix)}
 
 
-def extract(network: D2Net, image: np.ndarray) -> Iterator[tuple[tuple[str, str], Points]]:
-    """Features of an image in each way. The network sees the image's own size once."""
+def extract(network: D2Net, image: Image, scales: str) -> dict[str, Points]:
+    """Features of an image in both ways. The network sees the image's own size once."""
     ready = normalise(torch.from_numpy(image.transpose(2, 0, 1).copy())[None], "caffe")
+    points = {}
     with torch.inference_mode():
         dense = network(ready)
-        for title, scales in SCALES.items():
-            for coordinates in COORDINATES:
-                (found,) = pyramid.extract(lambda x: dense.clone() if x is ready else network(x), ready, scales, coordinates)
-                yield (coordinates, title), Points(found.keypoints.numpy(), found.descriptors.numpy())
+        for way in COORDINATES:
+            (found,) = pyramid.extract(lambda x: dense.clone() if x is ready else network(x), ready, SCALES[scales], way)
+            points[way] = Points(found.keypoints.numpy(), found.descriptors.numpy())
+    return points
 
 
-def compare(one: Points, two: Points, matrix: np.ndarray) -> dict[str, Any]:
+def compare(one: Points, two: Points, matrix: np.ndarray) -> Pair:
     rows, columns = mutual_matches(one.descriptors, two.descriptors).T
     places = one.keypoints[rows, :2].astype(np.float64), two.keypoints[columns, :2].astype(np.float64)
     errors = transfer_errors(*places, matrix)
-    expected = cv2.perspectiveTransform(places[0][None], matrix)[0]
-    near = errors < BIAS_LIMIT
+    expected = cv2.perspectiveTransform(places[0][None], matrix)[0] if len(rows) else places[0]
+    near = errors < NEAR
     return {
+        "matrix": matrix[:2, :2].tolist(),
         "keypoints": len(one.keypoints),
         "matches": len(errors),
         "near": int(near.sum()),
@@ -119,78 +186,82 @@ def compare(one: Points, two: Points, matrix: np.ndarray) -> dict[str, Any]:
     }
 
 
-def summary(pairs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Mean MMA and bias over the pairs of each way and kind of warp."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for pair in pairs:
-        for kind in (pair["kind"], "all warps") if pair["kind"] != "light" else ("light",):
-            groups.setdefault(", ".join([*pair["way"], kind]), []).append(pair)
-    return {key: mean_of(group) for key, group in groups.items()}
+def summary(title: str, photos: Sequence[Sequence[Pair]]) -> dict[str, dict[str, Any]]:
+    """A row per part of the keypoints, group of views and way; `gain`: of corrected over published coordinates."""
+    rows = {}
+    for part in ("all", "inner"):
+        for group, kinds in GROUPS.items():
+            chosen = {way: [select(pairs, way, part, kinds) for pairs in photos] for way in COORDINATES}
+            for way, pairs in chosen.items():
+                rows[f"{title}, {part}, {group}, {way}"] = row_of(pairs)
+            shares = [np.stack([mma(pairs) for pairs in chosen[way]]) for way in COORDINATES]
+            rows[f"{title}, {part}, {group}, gain"] = {"mma": by_limit(shares[0] - shares[1])}
+        for way in COORDINATES:
+            offsets = [offset_of(select(pairs, way, part, ("scale", "turn"))) for pairs in photos]
+            rows[f"{title}, {part}, offset, {way}"] = {"px": spread(np.stack(offsets))}
+    return rows
 
 
-def mean_of(group: list[dict[str, Any]]) -> dict[str, Any]:
-    shares = [np.array(pair["within"]) / max(1, pair["matches"]) for pair in group]
-    beside = [np.linalg.norm(pair["beside"]) / max(1, pair["near"]) for pair in group]
-    return {
-        "pairs": len(group),
-        "keypoints": float(np.mean([pair["keypoints"] for pair in group])),
-        "matches": float(np.mean([pair["matches"] for pair in group])),
-        "bias_px": round(float(np.mean(beside)), 3),
-        "mma": dict(zip(map(str, MMA_LIMITS), np.mean(shares, axis=0).round(4).tolist(), strict=True)),
-    }
+def select(pairs: Sequence[Pair], way: str, part: str, kinds: Sequence[str]) -> list[Pair]:
+    """`kinds`: whole names of views, or their first word."""
+    chosen = (pair for pair in pairs if (pair["coordinates"], pair["part"]) == (way, part))
+    return [pair for pair in chosen if pair["view"] in kinds or pair["view"].split()[0] in kinds]
 
 
-def views(image: np.ndarray, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Kind, homography from the first image, and picture of every other view."""
-    for gamma, slope in ((0.6, 0.4), (1.6, -0.4)):
-        yield "light", np.eye(3), other_light(rng, render(image, np.eye(3)), gamma, slope)
-    center = shift((np.array(output_size(image)) - 1) / 2)
-    tilt = np.eye(3)
-    tilt[2, :2] = rng.choice([-1, 1], 2) * 6e-4
-    for kind, matrices in {
-        "shift": (shift(np.array([6.5, -9.25])), shift(np.array([-17.75, 3.5]))),
-        "scale": (similarity(0.7, 0), similarity(1.4, 0)),
-        "turn": (similarity(1, 20), similarity(1, -35)),
-        "tilt": (tilt @ similarity(1.2, 10), np.linalg.inv(tilt) @ similarity(0.8, -15)),
-    }.items():
-        for matrix in matrices:
-            around = center @ matrix @ np.linalg.inv(center)
-            yield kind, around, render(image, around)
+def row_of(photos: Sequence[Sequence[Pair]]) -> dict[str, Any]:
+    def mean(key: str) -> float:
+        return round(float(np.mean([pair[key] for pairs in photos for pair in pairs])), 1)
+
+    counts = {"photos": len(photos), "pairs": sum(map(len, photos)), "keypoints": mean("keypoints"), "matches": mean("matches")}
+    return {**counts, "mma": by_limit(np.stack([mma(pairs) for pairs in photos]))}
 
 
-def similarity(scale: float, degrees: float) -> np.ndarray:
-    c, s = scale * np.cos(np.radians(degrees)), scale * np.sin(np.radians(degrees))
-    return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]])
+def mma(pairs: Sequence[Pair]) -> np.ndarray:
+    """Mean of the shares of matches within each limit (L,)."""
+    return np.mean([np.array(pair["within"]) / max(1, pair["matches"]) for pair in pairs], axis=0)
 
 
-def shift(by: np.ndarray) -> np.ndarray:
-    matrix = np.eye(3)
-    matrix[:2, 2] = by
-    return matrix
+def by_limit(values: np.ndarray) -> dict[str, list[float]]:
+    """Of values per photo (P, L): mean and its standard error for each limit, and in how many photos it is above 0."""
+    means, errors = spread(values)
+    above = (values > 0).sum(axis=0).tolist()
+    return {str(limit): [means[k], errors[k], above[k]] for k, limit in enumerate(MMA_LIMITS)}
 
 
-def output_size(image: np.ndarray) -> tuple[int, int]:
-    """Width and height of the rendered images."""
-    return round(image.shape[1] / FINER * SHARE), round(image.shape[0] / FINER * SHARE)
+def spread(values: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean over photos (P, K) and its standard error."""
+    errors = values.std(axis=0, ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.full(values.shape[1], np.nan)
+    return values.mean(axis=0).round(4).tolist(), errors.round(4).tolist()
 
 
-def render(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """The view in which pixels of the first image, the middle of `image`, are taken by `matrix`; averaged from finer pixels."""
-    width, height = output_size(image)
-    fine = (width * FINER, height * FINER)
-    half = shift(np.full(2, 0.5))
-    finer = np.linalg.inv(half) @ np.diag([FINER, FINER, 1.0]) @ half  # edges on each other
-    first = np.floor((np.array(image.shape[1::-1]) - fine) / 2)
-    to_view = finer @ matrix @ np.linalg.inv(finer) @ shift(-first)
-    view = cv2.warpPerspective(image, to_view, fine, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-    return np.asarray(cv2.resize(view, (width, height), interpolation=cv2.INTER_AREA))
+def offset_of(pairs: Sequence[Pair]) -> np.ndarray:
+    """The offset (2,) x, y of all keypoints that explains best where the matches of warped pairs lie."""
+    sides = [(np.eye(2) - np.array(pair["matrix"])) * pair["near"] ** 0.5 for pair in pairs]
+    values = [np.array(pair["beside"]) / max(1, pair["near"]) ** 0.5 for pair in pairs]
+    return np.asarray(np.linalg.lstsq(np.concatenate(sides), np.concatenate(values), rcond=None)[0])
 
 
-def other_light(rng: np.random.Generator, image: np.ndarray, gamma: float, slope: float) -> np.ndarray:
-    """Another exposure, brighter on one side, with noise."""
-    ramp = 1 + slope * np.linspace(-1, 1, image.shape[1])[None, :, None]
-    lit = 255 * (image / 255) ** gamma * ramp + rng.normal(0, 3, image.shape)
-    return np.clip(lit, 0, 255).round().astype(np.uint8)
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    """Markdown: MMA of all keypoints in percent, with the gain over photos; then the offsets."""
+    lines = ["| | | keypoints | matches | 1 px | 2 px | 3 px | 5 px |", "|---|---|---|---|---|---|---|---|"]
+    for key, row in rows.items():
+        *title, part, group, way = split(key)
+        if group == "offset":
+            (x, y), (dx, dy) = row["px"]
+            lines.append(f"offset, {', '.join(title)}, {part}, {way}: {x:.2f} +- {dx:.2f}, {y:.2f} +- {dy:.2f} px")
+        elif way == "gain":
+            values = " | ".join(f"{100 * m:+.1f} +- {100 * e:.1f} ({n})" for m, e, n in row["mma"].values())
+            lines.append(f"| {', '.join([*title, part, group])} | gain | | | {values} |")
+        else:
+            values = " | ".join(f"{100 * m:.1f}" for m, _, _ in row["mma"].values())
+            lines.append(f"| {', '.join([*title, part, group])} | {way} | {row['keypoints']:.0f} | {row['matches']:.0f} | {values} |")
+    return "\n".join(lines)
+
+
+def split(key: str) -> list[str]:
+    """Weights, scales, part, group and way of a row; a group may have a comma in it."""
+    weights, scales, part, *group, way = key.split(", ")
+    return [weights, scales, part, ", ".join(group), way]
 
 
 if __name__ == "__main__":
