@@ -248,11 +248,9 @@ class Work:
 
     def _values(self, frame: Frame, result: LocalizationResult) -> dict[str, Any]:
         """The result's JSON with what is known of the frame and of the prior, where there are such."""
-        values = result.to_json(frame.name)
+        values = result.to_json(frame.name, self.sequence is not None or self.args.prior is not None)
         if frame.index is not None:
             values |= {"frame": frame.index, "timestamp": frame.timestamp}
-        if self.sequence is not None or self.args.prior is not None:
-            values |= {"from_prior": result.from_prior, "rival": None if result.rival is None else result.rival.to_json()}
         return values
 
     def _summary(self) -> None:

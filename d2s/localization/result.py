@@ -113,10 +113,12 @@ class LocalizationResult:
         """Probability that the pose is right; 0 without a pose. Of a refused pose too."""
         return 0.0 if self.trust is None else self.trust.confidence
 
-    def to_json(self, image_name: str) -> dict[str, Any]:
+    def to_json(self, image_name: str, with_prior: bool = False) -> dict[str, Any]:
         """JSON values: image, success, reason, qvec (w x y z), tvec, center, inliers, kept, extracted, confidence, sigma_t, sigma_r_deg,
-        covariance, refused_pose, ms.
+        covariance, refused_pose, ms; `with_prior`: from_prior and rival as well.
         """
+        rival = None if self.rival is None else self.rival.to_json()
+        prior = {"from_prior": self.from_prior, "rival": rival} if with_prior else {}
         return {
             "image": image_name,
             "success": self.success,
@@ -129,6 +131,7 @@ class LocalizationResult:
             **_trust_to_json(self.trust),
             "refused_pose": None if self.refused_pose is None else _pose_to_json(self.refused_pose),
             "ms": {stage: round(self.ms[stage], 2) for stage in STAGES if stage in self.ms},
+            **prior,
         }
 
 

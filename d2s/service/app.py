@@ -27,7 +27,7 @@ from d2s.service.gate import Gate
 from d2s.service.metrics import Board, Metrics, render, resident_bytes
 from d2s.service.refusal import Refused, overloaded
 from d2s.service.settings import ServiceSettings
-from d2s.service.uploads import MAX_CAMERA_CHARACTERS, camera_for, check_header
+from d2s.service.uploads import MAX_FIELD_CHARACTERS, camera_for, check_header, prior_for
 from d2s.service.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 STUCK = 4.0
 """Times `answer_seconds` after which the compute thread is given up for lost."""
 
-FIELDS = ("camera", "details")
+FIELDS = ("camera", "prior", "details")
 PUBLISH_SECONDS = 1.0
 MAX_MAP_POINTS = 3000
 
@@ -197,8 +197,8 @@ async def localized(service: Service, scene: ServedScene, request: Any) -> dict[
     with service.upload():
         data, name, fields = await read_form(request)
     size = await asyncio.to_thread(check_header, data, service.limits.pixels)
-    camera = camera_for(size, fields.get("camera"), scene.cameras)
-    job = Job(scene.name, name, data, size, camera, fields.get("details") == "1")
+    camera, prior = camera_for(size, fields.get("camera"), scene.cameras), prior_for(fields.get("prior"))
+    job = Job(scene.name, name, data, size, camera, fields.get("details") == "1", prior)
     future = service.worker.submit(lambda: job.run(service.catalogue))
     value = await finished(future, service.limits.answer_seconds, request.is_disconnected)
     notes.update(success=value["success"], inliers=value["inliers"])
@@ -208,7 +208,7 @@ async def localized(service: Service, scene: ServedScene, request: Any) -> dict[
 
 async def read_form(request: Any) -> tuple[bytes, str, dict[str, str]]:
     """Bytes and name of the image, and the text fields. Raises Refused (400, or what the gate says of the body)."""
-    async with request.form(max_files=1, max_fields=len(FIELDS), max_part_size=MAX_CAMERA_CHARACTERS + 1) as form:
+    async with request.form(max_files=1, max_fields=len(FIELDS), max_part_size=MAX_FIELD_CHARACTERS + 1) as form:
         unknown = set(form) - {"image", *FIELDS}
         if unknown:
             raise Refused(400, f"Unknown form field {min(unknown)[:80]!r}.", f"Allowed: image, {', '.join(FIELDS)}.")
@@ -218,7 +218,7 @@ async def read_form(request: Any) -> tuple[bytes, str, dict[str, str]]:
             raise Refused(400, f"The request has {problem}.", "Send it as a file: curl -F image=@photo.jpg.")
         fields = {key: form[key] for key in FIELDS if key in form}
         if not all(isinstance(value, str) for value in fields.values()):
-            raise Refused(400, f"The form fields {' and '.join(FIELDS)} are text, not files.")
+            raise Refused(400, f"The form fields {', '.join(FIELDS)} are text, not files.")
         if fields.get("details", "0") not in ("0", "1"):
             raise Refused(400, "The form field details is neither 0 nor 1.")
         return await image.read(), (image.filename or "image")[:200], fields

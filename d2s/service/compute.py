@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pycolmap
+from numpy.typing import NDArray
 
 from d2s.errors import D2SError, InputError
 from d2s.features.upright import quarter_turns
@@ -28,7 +29,7 @@ POLL_SECONDS = 0.25
 
 @dataclass(frozen=True)
 class Job:
-    """An image that was accepted: its bytes, its size by the header, its camera."""
+    """An image that was accepted: its bytes, its size by the header, its camera, the pose prior (3, 4) that came with it."""
 
     scene: str
     name: str
@@ -36,28 +37,37 @@ class Job:
     size: tuple[int, int]
     camera: pycolmap.Camera
     details: bool = False
+    prior: NDArray[np.float64] | None = None
 
     def run(self, catalogue: Catalogue) -> dict[str, Any]:
-        """JSON values of the result. Raises Refused when the scene cannot be loaded (503) or the image is damaged (400)."""
+        """JSON values of the result. Raises Refused when the scene cannot be loaded (503), the image is damaged (400) or the scene's model
+        knows no priors (400).
+        """
         try:
             localizer = catalogue.localizer(self.scene)
         except (D2SError, OSError) as error:
             logger.error("scene %s cannot be loaded: %s", self.scene, error)
             raise Refused(503, f"Scene {self.scene} cannot be loaded; the server's log says why.", retry_after=60.0) from None
         try:
-            result = localizer.localize(decode(self.data, self.size), self.camera, turns=quarter_turns(self.data))
+            if self.prior is not None:
+                localizer.landmarks()  # refused before the image is looked at
+            result = localizer.localize(decode(self.data, self.size), self.camera, self.prior, quarter_turns(self.data))
         except InputError as error:
             raise Refused(400, error.problem, error.remedy) from None
         except MemoryError:
             raise overloaded("its memory is full", 10.0) from None
-        return answer(self.name, result, self.details)
+        return answer(self.name, result, self.details, self.prior is not None)
 
 
-def answer(name: str, result: LocalizationResult, details: bool) -> dict[str, Any]:
+def answer(name: str, result: LocalizationResult, details: bool, with_prior: bool = False) -> dict[str, Any]:
     """The result as JSON values. A pose that is not finite is none: JSON has no NaN."""
-    if result.cam_from_world is not None and not np.isfinite(result.cam_from_world).all():
+    if not _finite(result.cam_from_world):
         result = replace(result, success=False, cam_from_world=None, reason="the pose is not finite")
-    value = result.to_json(name)
+    if not _finite(result.refused_pose):
+        result = replace(result, refused_pose=None)
+    if result.rival is not None and not _finite(result.rival.cam_from_world):
+        result = replace(result, rival=None)
+    value = result.to_json(name, with_prior)
     if details:
         rows = np.flatnonzero(result.inliers)
         rows = rows[np.argsort(-result.reliability[rows], kind="stable")[:MAX_POINTS]]
@@ -66,6 +76,10 @@ def answer(name: str, result: LocalizationResult, details: bool) -> dict[str, An
             "xyz": result.xyz[rows].astype(float).round(4).tolist(),
         }
     return value
+
+
+def _finite(pose: NDArray[np.float64] | None) -> bool:
+    return pose is None or bool(np.isfinite(pose).all())
 
 
 async def finished(future: Future[T], seconds: float, is_gone: Callable[[], Awaitable[bool]]) -> T:

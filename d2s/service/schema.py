@@ -9,6 +9,11 @@ CAMERA = (
     "May be left out where the mapping images of that size share one camera."
 )
 
+PRIOR = (
+    'About where the camera was, world to camera, as \'qw qx qy qz tx ty tz\', or as JSON: {"qvec": [w, x, y, z], "tvec": [x, y, z]} or '
+    '{"cam_from_world": 3 rows of 4 numbers}. Its surroundings are searched beside the whole map.'
+)
+
 COVARIANCE = (
     "Covariance, 6 x 6, of a rotation vector that multiplies the rotation from the left (radians, camera axes) "
     "and of the camera centre (the scene's unit, world axes)."
@@ -39,6 +44,7 @@ REQUEST: dict[str, Any] = {
                         "description": "Photo: JPEG, PNG or WebP, as stored (EXIF orientation is ignored).",
                     },
                     "camera": {"type": "string", "description": CAMERA, "example": "SIMPLE_PINHOLE 640 480 525 320 240"},
+                    "prior": {"type": "string", "description": PRIOR, "example": "1 0 0 0 -2.5 1.5 3"},
                     "details": {"type": "string", "enum": ["0", "1"], "description": "1: the answer lists the inliers, at most 500."},
                 },
             }
@@ -65,6 +71,11 @@ RESULT: dict[str, Any] = {
         "covariance": {"type": ["array", "null"], "items": {"type": "array", "items": {"type": "number"}}, "description": COVARIANCE},
         "refused_pose": {"type": ["object", "null"], "description": "A pose with too little confidence: qvec, tvec and center."},
         "ms": {"type": "object", "additionalProperties": {"type": "number"}, "description": "Milliseconds per stage."},
+        "from_prior": {"type": "boolean", "description": "With a prior: the pose was found near it."},
+        "rival": {
+            "type": ["object", "null"],
+            "description": "With a prior: another pose that fits as well; only the prior decides against it: qvec, tvec, center, inliers.",
+        },
         "points": {
             "type": "object",
             "description": "With details=1: pixels (top-left pixel centre at 0, 0) and scene coordinates of inliers, row by row.",
@@ -76,7 +87,7 @@ RESULT: dict[str, Any] = {
 ERROR: dict[str, Any] = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
 
 STATUSES = {
-    400: "The image or the camera is wrong.",
+    400: "The image, the camera or the prior is wrong, or the scene's model can do nothing with a prior.",
     401: "The API key is missing or wrong.",
     404: "There is no such scene.",
     408: "The request came too slowly.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import warnings
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from d2s.errors import InputError
 from d2s.features.images import decode_image
 from d2s.geometry.camera import parse_camera
+from d2s.localization.prior import as_prior
 from d2s.service.refusal import Refused
 
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -21,9 +23,13 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_SCANS = 100
 """Progressive JPEGs have about ten scans; thousands of empty ones keep a decoder busy for minutes."""
 
-MAX_CAMERA_CHARACTERS = 1000
+MAX_FIELD_CHARACTERS = 1000
 FOCAL_RANGE = (0.02, 200.0)  # of the longer side: from a fisheye to a telescope
 MAX_PARAMETER = 1e6
+MAX_PRIOR = 1e9
+PRIOR_FORMS = (
+    '\'qw qx qy qz tx ty tz\' (world to camera), {"qvec": [w, x, y, z], "tvec": [x, y, z]} or {"cam_from_world": [[4 numbers] x 3]}'
+)
 
 
 def check_header(data: bytes, max_pixels: int) -> tuple[int, int]:
@@ -70,8 +76,8 @@ def decode(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
 
 def read_camera(text: str) -> pycolmap.Camera:
     """The camera of a line `MODEL W H p0 …`. Raises Refused (400) for what is not the camera of a lens."""
-    if len(text) > MAX_CAMERA_CHARACTERS:
-        raise Refused(400, f"The camera has {len(text)} characters; {MAX_CAMERA_CHARACTERS} are allowed.")
+    if len(text) > MAX_FIELD_CHARACTERS:
+        raise Refused(400, f"The camera has {len(text)} characters; {MAX_FIELD_CHARACTERS} are allowed.")
     try:
         camera = parse_camera(text)
     except InputError as error:
@@ -105,3 +111,38 @@ def camera_for(size: tuple[int, int], text: str | None, cameras: tuple[str, ...]
         return parse_camera(fitting[0])
     problem = f"{len(fitting) or 'None'} of the scene's cameras {'is' if len(fitting) == 0 else 'are'} for {size[0]}x{size[1]} pixels."
     raise Refused(400, problem, "Send the field camera: 'MODEL WIDTH HEIGHT p0 p1 …'.")
+
+
+def prior_for(text: str | None) -> NDArray[np.float64] | None:
+    """The pose prior that was sent, cam_from_world (3, 4); None where none was. Raises Refused (400) for what is no pose."""
+    if text is None or not text.strip():
+        return None
+    try:
+        values = _prior_values(text)
+        if not (np.abs(values) <= MAX_PRIOR).all():  # NaN is not, either
+            raise InputError("it has numbers that no place has")
+        return as_prior(values)
+    except InputError as error:
+        raise Refused(400, f"The prior is not a pose: {error.problem.rstrip('.')}.", f"Write {PRIOR_FORMS}.") from None
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        raise Refused(400, "The prior cannot be read.", f"Write {PRIOR_FORMS}.") from None
+
+
+def _prior_values(text: str) -> NDArray[np.float64]:
+    """The numbers of a prior in one of the `PRIOR_FORMS`. Raises ValueError, TypeError, KeyError, OverflowError or RecursionError."""
+    if not text.lstrip().startswith("{"):
+        return np.array([float(word) for word in text.split()])
+    named = json.loads(text)
+    if set(named) == {"qvec", "tvec"}:
+        return np.concatenate([_numbers(named["qvec"]).reshape(4), _numbers(named["tvec"]).reshape(3)])
+    if set(named) == {"cam_from_world"}:
+        return _numbers(named["cam_from_world"])
+    raise KeyError(text)
+
+
+def _numbers(value: object) -> NDArray[np.float64]:
+    """An array of a JSON value, which must not hold texts that look like numbers."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "if":
+        raise TypeError(array.dtype)
+    return array.astype(np.float64)

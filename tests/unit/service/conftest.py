@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from d2s.errors import InputError
 from d2s.localization.result import LocalizationResult
 from d2s.regressor.base import ModelInfo
 
@@ -55,9 +56,12 @@ class MadeLocalizer:
 
     info: ModelInfo
     seen: list[Any] = field(default_factory=list)
+    priors: list[Any] = field(default_factory=list)
     go: threading.Event = field(default_factory=threading.Event)
     pose: np.ndarray = field(default_factory=lambda: np.eye(3, 4))
     error: Exception | None = None
+    result: dict[str, Any] = field(default_factory=dict)
+    has_landmarks: bool = True
 
     def __post_init__(self) -> None:
         self.go.set()
@@ -65,16 +69,21 @@ class MadeLocalizer:
     def prepare(self) -> None:
         pass
 
-    def localize(self, image, camera, turns=0) -> LocalizationResult:
+    def landmarks(self) -> None:
+        if not self.has_landmarks:
+            raise InputError("This model has no landmarks.")
+
+    def localize(self, image, camera, prior=None, turns=0) -> LocalizationResult:
         self.seen.append((image, camera))
+        self.priors.append(prior)
         assert self.go.wait(120)
         if self.error is not None:
             raise self.error
         points, mask = np.arange(12, dtype=np.float32).reshape(4, 3), np.array([True, True, False, True])
         ms = {"features": 1.0, "regressor": 2.0, "pnp": 3.0, "total": 6.0}
-        return LocalizationResult(
-            True, self.pose, "", ms, points[:, :2], points, np.linspace(0.1, 1, 4, dtype=np.float32), mask | True, mask
-        )
+        reliability = np.linspace(0.1, 1, 4, dtype=np.float32)
+        result = LocalizationResult(True, self.pose, "", ms, points[:, :2], points, reliability, mask | True, mask)
+        return replace(result, **self.result)
 
 
 class Client:
