@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -18,6 +19,45 @@ TINY = [
     *("--demo_option", "size=320x240"),
     *("--num_keypoints", "500"),
 ]
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from d2s.cli import main
+
+published, containing, printed = sys.argv[1:4]
+replace, write = os.replace, sys.stdout.write
+
+def end():
+    sys.stdout.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def publish(source, target, **options):
+    replace(source, target, **options)
+    if published and os.fspath(target).endswith(published) and (not containing or containing in Path(target).read_text()):
+        end()
+
+def tell(text):
+    count = write(text)
+    if printed and printed in text:
+        end()
+    return count
+
+os.replace, sys.stdout.write = publish, tell
+sys.exit(main(sys.argv[4:]))
+"""
+
+
+def kill_d2s(*arguments: object, published: str = "", containing: str = "", printed: str = "") -> None:
+    """`d2s ARGUMENTS` as a process that gets SIGKILL at a moment of its own, however busy the machine is.
+
+    `published`: the moment at which a path with this ending is published, with the text `containing` in it; `printed`: that at which
+    this is printed.
+    """
+    command = [sys.executable, "-c", KILLED, published, containing, printed, *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stdout
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from .conftest import kill_d2s
 
 SCENE = [
     *("--dataset", "demo", "--demo_option", "mapping_images=32", "--demo_option", "query_images=5", "--demo_option", "size=320x240"),
@@ -39,13 +39,7 @@ def augmented(tiny, tmp_path_factory):
 def test_a_killed_augmentation_ends_as_an_undisturbed_one(tiny, augmented, tmp_path):
     place = copy_of(tiny, tmp_path)
     target = place.folder / "augment"
-    process = place.start("preprocess", *SCENE, "--out_dir", place.data_dir, *COPIES)
-    end = time.monotonic() + 60
-    while not (target / "features.parts" / "000000.h5").exists():
-        assert process.poll() is None and time.monotonic() < end, process.communicate()[0]
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    kill_d2s("preprocess", *SCENE, "--out_dir", place.data_dir, *COPIES, published="augment/features.parts/000000.h5")
     assert not (target / "images.json").exists()
     place.d2s("preprocess", *SCENE, "--out_dir", place.data_dir, *COPIES)
     for name in FILES:

@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 import json
-import signal
-import time
 
 import pytest
 
 from d2s.cli import run_module
+
+from .conftest import kill_d2s
 
 STEPS = ["--set", "training.max_minutes=0", "--set", "training.n_iters=28", "--set", "logging.print_freq=1", "--visdom", "off"]
 LAST_EPOCH = 4  # 28 images, 4 a step
 
 CLOCK = ("seconds", "seconds_left")
 """What may differ between two runs."""
-
-
-def wait_for(condition, process, seconds=60):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.002)
-    raise AssertionError("the moment to kill never came")
-
-
-def kill(process):
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
 
 
 def records(run_dir):
@@ -58,18 +42,16 @@ def undisturbed(tiny, tmp_path_factory):
 
 
 MOMENTS = {
-    "after the first checkpoint": lambda run: (run / "checkpoints" / "epoch_000").exists(),
-    "between checkpoints": lambda run: (run / "metrics.jsonl").is_file() and '"step": 17' in (run / "metrics.jsonl").read_text(),
-    "at the end": lambda run: (run / "checkpoints" / "epoch_004").exists(),
+    "after the first checkpoint": {"published": "checkpoints/epoch_000"},
+    "between checkpoints": {"printed": "validation at epoch 2"},
+    "at the end": {"published": "checkpoints/epoch_004"},
 }
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_training_ends_as_an_undisturbed_one(tiny, tmp_path, undisturbed, moment):
     run = tmp_path / "run"
-    process = tiny.start("train", *tiny.scene(tmp_path, "run"), *STEPS)
-    wait_for(lambda: MOMENTS[moment](run), process)
-    kill(process)
+    kill_d2s("train", *tiny.scene(tmp_path, "run"), *STEPS, **MOMENTS[moment])
     assert (len(records(run)) < len(records(undisturbed))) == (moment != "at the end")
     assert not (run / "model").exists()
     output = tiny.d2s("train", *tiny.scene(tmp_path, "run"), *STEPS)
@@ -87,11 +69,7 @@ def test_killed_training_ends_as_an_undisturbed_one(tiny, tmp_path, undisturbed,
 def test_killed_evaluation_ends_as_an_undisturbed_one(tiny, tmp_path, undisturbed):
     where = tiny.scene(undisturbed.parent, "run")
     tiny.d2s("eval", *where, "--out", tmp_path / "calm")
-    process = tiny.start("eval", *where, "--out", tmp_path / "killed")
-    for line in process.stdout:
-        if line.startswith("Localizing"):
-            break
-    kill(process)
+    kill_d2s("eval", *where, "--out", tmp_path / "killed", printed="Localizing")
     assert not (tmp_path / "killed" / "metrics.json").exists()
     tiny.d2s("eval", *where, "--out", tmp_path / "killed")
     assert (tmp_path / "killed" / "results.txt").read_text() == (tmp_path / "calm" / "results.txt").read_text()

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import h5py
@@ -24,6 +22,8 @@ from d2s.scene.feature_store import FeatureReader
 from d2s.scene.label_store import LabelReader
 from d2s.scene.manifest import Scene
 from processing import preprocessing
+
+from .conftest import kill_d2s
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -150,31 +150,17 @@ def test_overwrite_starts_anew(fresh):
         assert max(len(features.read(name)) for name in features.names()) == 400
 
 
-def wait_for(condition, process, seconds=60):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.002)
-    raise AssertionError("the moment to kill never came")
-
-
 MOMENTS = {
-    "features": lambda folder: len(list((folder / "features.parts").glob("*.h5"))) >= 1,
-    "sfm": lambda folder: '"sfm"' in (folder / "stages.json").read_text() if (folder / "stages.json").is_file() else False,
-    "labels": lambda folder: (folder / "sfm").is_dir(),
+    "features": {"published": "features.parts/000000.h5"},
+    "sfm": {"published": "sfm"},
+    "labels": {"published": "stages.json", "containing": '"sfm"'},
 }
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_run_is_finished_with_the_same_result(pictures, fresh, moment):
     out, folder = fresh
-    process = start(*DEMO, "--out_dir", out)
-    wait_for(lambda: MOMENTS[moment](folder), process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    kill_d2s("preprocess", *DEMO, "--out_dir", out, **MOMENTS[moment])
     assert not (folder / "scene.json").exists()
     assert preprocess(*DEMO, "--out_dir", out) == 0
     assert_same_file(folder / "features.h5", pictures / "features.h5")

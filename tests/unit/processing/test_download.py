@@ -253,7 +253,7 @@ def test_killed_download_is_continued_to_an_equal_file(server, data, tmp_path):
     code = f"import processing.download_http as h; h.CHUNK = 16384; {code}"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     part = tmp_path / "a.zip.part"
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while not (part.is_file() and part.stat().st_size > 40_000):
         assert process.poll() is None and time.monotonic() < end, process.communicate()[1]
         time.sleep(0.005)
