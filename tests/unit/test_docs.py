@@ -51,6 +51,7 @@ FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`((?:d2s|python|sh) [^`]+)`")
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#{1,6} +(.*?)\s*$", re.MULTILINE)
 
 SCRIPTS = {"train.py": "train", "eval.py": "eval", "processing/preprocessing.py": "preprocess", "preprocessing.py": "preprocess"}
 """Scripts that are a command under another name."""
@@ -258,11 +259,40 @@ def test_written_scripts_exist(path: str) -> None:
     assert (ROOT / path).is_file()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def anchors(text: str) -> set[str]:
+    """The names under which GitHub makes the headings of a page reachable."""
+    found: list[str] = []
+    for heading in HEADING.findall(FENCE.sub("", text)):
+        words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
+        name = "".join(letter for letter in words if letter.isalnum() or letter in " -_").replace(" ", "-")
+        found.append(f"{name}-{found.count(name)}" if name in found else name)
+    return set(found)
+
+
+def broken_links(page: Path) -> list[str]:
+    """Relative links of a page whose file is missing, or whose heading is."""
+    broken = []
+    for link in LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
+        file, _, anchor = link.partition("#")
+        target = page.parent / file if file else page
+        if "://" not in link and (not target.exists() or (anchor and anchor not in anchors(target.read_text(encoding="utf-8")))):
+            broken.append(link)
+    return broken
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md", ROOT / "third_party" / "README.md"], ids=lambda page: page.name)
 def test_relative_links_resolve(page: Path) -> None:
-    links = [link.partition("#")[0] for link in LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8"))) if "://" not in link]
-    broken = [link for link in links if link and not (page.parent / link).exists()]
-    assert not broken
+    assert not broken_links(page)
+
+
+def test_the_check_sees_broken_links(tmp_path: Path) -> None:
+    (tmp_path / "other.md").write_text("# A page\n## For `other` programs: 5 cm, 5\n## A page\n```\n# no heading\n```\n", encoding="utf-8")
+    good = (
+        "[a](other.md) [b](other.md#a-page) [c](other.md#a-page-1) [d](other.md#for-other-programs-5-cm-5) [e](#here) [f](https://x.org/y)"
+    )
+    page = tmp_path / "page.md"
+    page.write_text(f"# Here\n{good}\n[g](gone.md) [h](other.md#no-heading) [i](#there)\n", encoding="utf-8")
+    assert broken_links(page) == ["gone.md", "other.md#no-heading", "#there"]
 
 
 @pytest.mark.parametrize("name", EXPECTED)
