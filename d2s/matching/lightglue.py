@@ -14,6 +14,8 @@ from d2s.features.base import LocalFeatures
 from d2s.features.weights import WEIGHTS, load_state_dict, resolve_weights
 
 PREFIX = "lightglue-"
+# XFeat's authors run theirs through all of its layers, however certain it is.
+STOPPING = {"lightglue-xfeat": {"depth_confidence": -1.0, "width_confidence": 0.95}}
 
 
 class LightGlueMatcher:
@@ -51,13 +53,27 @@ def _load(weights: str) -> torch.nn.Module:
         raise MissingPackageError("--matcher lightglue needs the package kornia.", "Install it: pip install kornia.") from None
     path = resolve_weights(weights)
     state = {_new_name(name): value for name, value in load_state_dict(path).items()}
-    network = LightGlue(features=None, input_dim=state["input_proj.weight"].shape[1] if "input_proj.weight" in state else 256)
+    try:
+        network = LightGlue(features=None, **_shape(state), **STOPPING.get(weights, {}))
+    except KeyError as error:
+        raise WeightsError(f"{path} is no LightGlue checkpoint: it lacks {error.args[0]}.") from None
     missing = set(network.load_state_dict(state, strict=False).missing_keys) - {"confidence_thresholds"}
     if missing:
         raise WeightsError(f"{path} is no LightGlue checkpoint: it lacks {', '.join(sorted(missing)[:3])}.")
     return network.eval()
 
 
+def _shape(state: dict[str, Tensor]) -> dict[str, int]:
+    """Width, heads and layers, which differ between checkpoints. Raises KeyError naming the tensor that would tell them."""
+    width, head = state["log_assignment.0.final_proj.weight"].shape[1], 2 * state["posenc.Wr.weight"].shape[0]
+    layers = sum(name.startswith("log_assignment.") and name.endswith(".final_proj.weight") for name in state)
+    inputs = state["input_proj.weight"].shape[1] if "input_proj.weight" in state else width
+    return {"input_dim": inputs, "descriptor_dim": width, "num_heads": width // head, "n_layers": layers}
+
+
 def _new_name(name: str) -> str:
-    """The first release numbered its layers behind their kind: self_attn.3.x is transformers.3.self_attn.x today."""
-    return re.sub(r"^(self_attn|cross_attn)\.(\d+)\.", r"transformers.\2.\1.", name)
+    """XFeat's release holds the extractor beside its `matcher`.
+
+    The first release of all numbered layers behind their kind: self_attn.3.x is transformers.3.self_attn.x today.
+    """
+    return re.sub(r"^(self_attn|cross_attn)\.(\d+)\.", r"transformers.\2.\1.", name.removeprefix("matcher."))

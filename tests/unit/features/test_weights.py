@@ -175,7 +175,8 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path, monkeypatch: pytest
     assert not (tmp_path / "harm").exists()
 
 
-def test_status_lists_every_set_with_its_licence(cache: Path) -> None:
+def test_status_lists_every_set_with_its_licence(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "_in_package", lambda entry: None)  # whatever is installed here
     rows = {name: (path, licence, how) for name, path, licence, how in weights_status()}
     assert set(rows) == set(weights.WEIGHTS)
     assert "NON-COMMERCIAL" in rows["superpoint"][1] and rows["superpoint-open"][1] == "MIT"

