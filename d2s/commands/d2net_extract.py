@@ -27,6 +27,6 @@ def run(args: argparse.Namespace) -> int:
     images, unreadable = read_image_list(args.image_list_file), Unreadable()
     extractor = make_d2net(args)
     written = extract_files(images, extractor, args.output_extension, args.output_type, args.skip_existing, args.batch, unreadable)
-    log.info("Wrote the features of %d images", written)
+    log.info("Wrote the features of %d of %d images", written, len(images))
     unreadable.raise_if_any(len(images))
     return 0

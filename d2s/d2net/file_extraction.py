@@ -25,7 +25,9 @@ def read_image_list(path: Path) -> list[Path]:
     except FileNotFoundError:
         raise MissingFileError(f"Image list {path} does not exist.") from None
     except UnicodeDecodeError:
-        raise InputError(f"Image list {path} is not a text file in UTF-8.") from None
+        raise InputError(f"Image list {path} is not a text file in UTF-8.", "Write one path per line.") from None
+    except OSError as error:
+        raise InputError(f"Image list {path} cannot be read: {error.strerror}.", "Give a text file with one path per line.") from None
     images = [Path(line.strip()) for line in lines if line.strip()]
     if not images:
         raise InputError(f"Image list {path} names no image.", "Write one path per line.")
@@ -58,6 +60,8 @@ def extract_files(
     for name, features in extract_all(extractor, [(str(image), image) for image in todo], batch_size=batch, on_error=on_error):
         assert isinstance(features, ScaledFeatures)
         write_features(output_path(Path(name), extension), features, output_type)
+        if not len(features):
+            log.warning("No keypoints in %s, %d x %d pixels: its file holds empty arrays", name, *features.image_size)
         written += 1
     return written
 

@@ -162,6 +162,22 @@ def test_strange_images_have_valid_features(tmp_path: Path, model_file: Path, mo
         np.testing.assert_array_equal(load(tmp_path / f"{name}.d2-net")["keypoints"], plain["keypoints"])
 
 
+def test_an_image_without_keypoints_is_named(tmp_path: Path, model_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cv2.imwrite(str(tmp_path / "line.png"), texture(64, 48)[:1])
+    cv2.imwrite(str(tmp_path / "plain.png"), texture(64, 48))
+    assert run(tmp_path, ["line.png", "plain.png"], model_file) == 0
+    output = capsys.readouterr().out
+    assert "No keypoints in" in output and "line.png, 64 x 1 pixels" in output and "plain.png, 64" not in output
+    assert "Wrote the features of 2 of 2 images" in output
+    assert load(tmp_path / "line.png.d2-net")["keypoints"].shape == (0, 3)
+
+
+def test_a_list_that_is_a_folder_is_one_line(tmp_path: Path, model_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_module("d2net", ["extract", "--image_list_file", str(tmp_path), "--model_file", str(model_file), "--cudaid", "-1"]) == 2
+    error = capsys.readouterr().err
+    assert f"Image list {tmp_path} cannot be read: Is a directory." in error and len(error.splitlines()) == 1
+
+
 def test_a_huge_image_is_made_smaller(tmp_path: Path, model_file: Path) -> None:
     cv2.imwrite(str(tmp_path / "huge.jpg"), cv2.resize(texture(60, 40), (6000, 4000), interpolation=cv2.INTER_NEAREST))
     assert run(tmp_path, ["huge.jpg"], model_file, "--max_edge", "96") == 0
