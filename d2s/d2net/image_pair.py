@@ -18,6 +18,8 @@ MAX_ERROR = 4.0
 ITERATIONS, CONFIDENCE = 10000, 0.9999
 HEIGHT = 720
 """Of the picture, pixels."""
+WIDEST = 4 * HEIGHT
+"""Of an image in it: longer strips are drawn lower."""
 LINE, DOT = (30, 200, 80), (250, 200, 40)  # RGB
 PRECISE = 4  # bits of a pixel's fraction that OpenCV draws with
 
@@ -46,7 +48,7 @@ def match_pair(first: LocalFeatures, second: LocalFeatures, max_error: float = M
 
 def draw_matches(images: tuple[Image, Image], matches: PairMatches) -> Image:
     """Both images (H, W) or (H, W, 3) side by side at equal height, RGB; lines between the inliers, dots on the other matches."""
-    scales = [HEIGHT / image.shape[0] for image in images]
+    scales = [min(HEIGHT / image.shape[0], WIDEST / image.shape[1]) for image in images]
     parts = [_resized(to_rgb(image), scale) for image, scale in zip(images, scales, strict=True)]
     left = np.array([parts[0].shape[1], 0])
     places = (matches.first + 0.5) * scales[0] - 0.5, (matches.second + 0.5) * scales[1] - 0.5 + left
@@ -60,8 +62,10 @@ def draw_matches(images: tuple[Image, Image], matches: PairMatches) -> Image:
 
 
 def _resized(image: Image, scale: float) -> Image:
-    size = max(1, round(image.shape[1] * scale)), HEIGHT
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR), np.uint8)
+    """The image at a scale, with black below it where it is lower than the picture."""
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    return np.pad(np.asarray(resized, np.uint8), ((0, HEIGHT - size[1]), (0, 0), (0, 0)))
 
 
 def _fixed(places: NDArray[Any]) -> list[list[int]]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from d2s.cli import run_module
-from d2s.d2net.image_pair import DOT, HEIGHT, PairMatches, draw_matches, match_pair
+from d2s.d2net.image_pair import DOT, HEIGHT, WIDEST, PairMatches, draw_matches, match_pair
 from d2s.features.base import LocalFeatures
 
 from .conftest import texture
@@ -50,6 +50,16 @@ def test_lines_and_dots_are_where_the_matches_are() -> None:
     rows, columns = np.nonzero(lines)
     assert abs(columns.min() - 90) <= 1 and abs(columns.max() - (900 + 225)) <= 1 and rows.min() >= 178 and rows.max() <= 362
     assert dots[540, 450] and dots[540, 900 + 112] and dots.sum() < 60
+
+
+def test_a_strip_makes_no_endless_picture() -> None:
+    """At full height it would be 144,000 px wide."""
+    images = np.zeros((10, 2000, 3), np.uint8), np.zeros((90, 100, 3), np.uint8)
+    matches = PairMatches(np.array([[999.5, 4.5]], np.float32), np.array([[49.5, 44.5]], np.float32), np.array([False]))
+    drawn = draw_matches(images, matches)
+    assert drawn.shape == (HEIGHT, WIDEST + 800, 3)
+    rows, columns = np.nonzero((drawn == DOT).all(axis=2))
+    assert {7, 360} <= set(rows.tolist()) and {WIDEST // 2, WIDEST + 400} <= set(columns.tolist())
 
 
 def test_the_command(tmp_path: Path, model_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
