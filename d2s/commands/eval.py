@@ -281,10 +281,13 @@ def _show(split: str, metrics: Mapping[str, Any], out: Path) -> None:
         (f"{split} images", f"{metrics['n_queries']}, {metrics['n_failed']} not localized"),
         ("median error", wording.median(metrics)),
         *((f"within {name}", wording.share(value)) for name, value in wording.recalls(metrics)),
+    ]
+    costs = [
         *((f"ms {stage}", wording.milliseconds(value)) for stage, value in metrics["ms"].items()),
         ("map size", wording.size(metrics["map_bytes"])),
         ("training", wording.duration(metrics["train_seconds"])),
     ]
+    rows += [(name, value) for name, value in costs if value != wording.NONE]  # poses of another program do not say
     width = max(len(name) for name, _ in rows)
     logger.info("\n%s", "\n".join(f"{name:<{width}}  {value}" for name, value in rows))
     if note := wording.unit_note(metrics):

@@ -26,7 +26,7 @@ from d2s.localization.localizer import Localizer
 from d2s.localization.result import LocalizationResult
 from d2s.localization.sequence import SequenceLocalizer
 from d2s.localization.table import DEFAULT_ESTIMATOR, ESTIMATORS
-from d2s.regressor.base import ModelInfo
+from d2s.regressor.base import EXIF_FOCAL, ModelInfo
 from d2s.stream.cameras import CameraChooser
 from d2s.stream.frame import Frame, Source
 from d2s.stream.image_files import ImageFiles, find_images
@@ -130,7 +130,8 @@ def run(args: argparse.Namespace) -> int:
         device = str(choose_device(args.cudaid))
         localizer = Localizer.load(args.model, device, args.pnp, args.max_error, args.weights, args.min_confidence)
         localizer.prepare()
-        work = Work(args, localizer, CameraChooser(camera, localizer.info.cameras), priors, source, stack)
+        cameras = CameraChooser(camera, localizer.info.cameras, localizer.info.extra.get(EXIF_FOCAL))
+        work = Work(args, localizer, cameras, priors, source, stack)
         return work.run(told)
 
 
@@ -208,7 +209,7 @@ class Work:
             self._put_out(frame, result)
             if self.args.json and time.perf_counter() - said > SECONDS_BETWEEN_LINES:
                 said = time.perf_counter()
-                self._note(self.tally.describe(self.source.dropped))
+                self._note(f"{self.tally.describe(self.source.dropped)} so far")
         if self.problem and not self.tally.ms:  # not one image: it is the folder or the camera that is wrong
             raise InputError(f"None of {self.tally.frames} images could be localized: {self.problem}")
 
@@ -267,7 +268,8 @@ def describe(frame: Frame, result: LocalizationResult, info: ModelInfo) -> str:
     """One line for people."""
     when = "" if frame.timestamp is None or frame.timestamp > 1e8 else f" at {frame.timestamp:.2f} s"
     spent = wording.milliseconds(result.ms.get("total"))
-    counts = f"{result.num_inliers} inliers of {result.kept} reliable of {result.extracted} keypoints, {spent}"
+    inliers = f"{result.num_inliers} inliers of " if result.num_inliers else ""
+    counts = f"{inliers}{result.kept} reliable of {result.extracted} keypoints, {spent}"
     if result.center is None:
         return f"{frame.name}{when}: not localized: {result.reason} ({counts})"
     x, y, z = result.center

@@ -97,7 +97,10 @@ def read_scores(folder: Path, images: Sequence[SceneImage]) -> list[Score]:
     """Scores of what `folder` holds. Raises InputError when its poses are of other images."""
     poses = read_results(folder / RESULTS)
     if poses and not any(image.name in poses for image in images):
-        raise InputError(f"{folder / RESULTS} holds none of the {len(images)} images to score, but for example {next(iter(poses))!r}.")
+        raise InputError(
+            f"{folder / RESULTS} holds none of the {len(images)} images to score, but for example {next(iter(poses))!r}.",
+            f"Names must be those of the scene, for example {images[0].name!r}." if images else "",
+        )
     return score_images(images, poses, read_predictions(folder / PREDICTIONS))
 
 

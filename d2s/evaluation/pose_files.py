@@ -36,7 +36,8 @@ def read_results(path: Path) -> dict[str, Array]:
     """cam_from_world (3, 4) by image name. Raises FormatError naming the line that is wrong."""
     path = Path(path)
     if not path.is_file():
-        raise MissingFileError(f"{path} does not exist.", "Run d2s eval without --score_only first.")
+        remedy = "Run d2s eval without --score_only first, or write poses there: lines 'name qw qx qy qz tx ty tz', world to camera."
+        raise MissingFileError(f"{path} does not exist.", remedy)
     poses: dict[str, Array] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if line.strip() and not line.startswith("#"):

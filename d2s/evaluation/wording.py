@@ -73,7 +73,9 @@ def recalls(metrics: Mapping[str, Any]) -> list[tuple[str, float]]:
 
 
 def median(metrics: Mapping[str, Any]) -> str:
-    """The median error in words, for example "2.31 cm, 0.62°"."""
+    """The median error in words, for example "2.31 cm, 0.62°"; that of places where half of the images were not localized is infinite."""
+    if metrics["median_r_deg"] is None and 2 * metrics["n_failed"] >= metrics["n_queries"] > 0:
+        return "infinite"
     return f"{distance(metrics['median_t'], metrics['units'], metrics['scene_extent'])}, {angle(metrics['median_r_deg'])}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -97,10 +98,12 @@ def test_scores_of_existing_results_can_be_renewed(place, capsys):
     assert after["map_bytes"] == 3 and after["pnp"] == "poselib"
     assert evaluate(place, "--score_only", "--eval_train")[0] == 2
     (out / "results.txt").write_text("someone_else.png 1 0 0 0 0 0 0\n")
-    assert evaluate(place, "--score_only")[0] == 2 and "someone_else" in capsys.readouterr().err
+    assert evaluate(place, "--score_only")[0] == 2
+    told = capsys.readouterr().err
+    assert "someone_else" in told and f"those of the scene, for example {Scene.load(place.scene_dir).split('test')[0].name!r}" in told
 
 
-def test_poses_of_another_program_can_be_scored(place, tmp_path):
+def test_poses_of_another_program_can_be_scored(place, tmp_path, capsys):
     other = tmp_path / "other"
     other.mkdir()
     true = Scene.load(place.scene_dir).split("test")
@@ -109,6 +112,8 @@ def test_poses_of_another_program_can_be_scored(place, tmp_path):
     assert evaluate(place, "--score_only", "--out", str(other))[0] == 0
     metrics = json.loads((other / "metrics.json").read_text())
     assert metrics["n_failed"] == 0 and metrics["median_t_cm"] < 1e-6 and metrics["map_bytes"] is None
+    table = capsys.readouterr().out
+    assert "median error" in table and " -" not in table and "map size" not in table, "what it does not say is left out"
     assert (other / "report.html").is_file()
 
 
@@ -205,8 +210,9 @@ def test_images_without_a_known_pose_count_in_no_metric(place):
     assert metrics["n_queries"] == 7 and "20.png" in read_results(place.run_dir / "eval" / "results.txt")
 
 
-def test_most_queries_failing_gives_valid_json(place, monkeypatch):
+def test_most_queries_failing_gives_valid_json(place, monkeypatch, capsys):
     monkeypatch.setattr("d2s.localization.base.is_by_chance", lambda *_: True)
     code, metrics = evaluate(place)
     assert code == 0 and metrics["n_failed"] == 8 and metrics["median_t_cm"] is None and metrics["recall"]["500cm10deg"] == 0
     assert not np.isnan(metrics["ms"]["total"])
+    assert re.search("median error +infinite", capsys.readouterr().out)

@@ -30,6 +30,7 @@ def localize(hall, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("d2s.regressor.model_files.load_model", lambda path, device="cpu": hall)
     monkeypatch.setattr("d2s.features.table.extractor_from_settings", lambda settings, device, weights: hall)
+    monkeypatch.setattr("d2s.commands.localize.SECONDS_BETWEEN_LINES", 600.0)  # however slow the machine is
 
     def run(*arguments: object) -> tuple[int, list[str], list[str]]:
         code = main(["localize", "--model", "model", "--cudaid", "-1", "--min_confidence", "0", *map(str, arguments)])
@@ -82,6 +83,14 @@ def test_a_video_frame_by_frame(hall, localize, video):
     assert "from_prior" not in lines[0]
 
 
+def test_lines_in_between_are_no_summary(localize, video, monkeypatch):
+    monkeypatch.setattr("d2s.commands.localize.SECONDS_BETWEEN_LINES", 0.0)
+    code, out, err = localize("--video", video, "--json", "--every", 4)
+    assert code == 0 and len(out) == 3
+    assert [line.endswith(" so far") for line in err] == [True, True, True, False]
+    assert [line.split(" frames")[0] for line in err] == ["1", "2", "3", "3"]
+
+
 def test_a_sequence_is_told_in_json_and_in_the_summary(hall, localize, video):
     code, out, err = localize("--video", video, "--json", "--sequence")
     lines = [json.loads(line) for line in out]
@@ -109,6 +118,12 @@ def test_a_folder_and_a_pattern(localize, photos, tmp_path):
     assert by_folder[0] == by_pattern[0] == 0 and "3 frames, 3 localized" in by_folder[2][-1]
     assert (tmp_path / "a.txt").read_text() == (tmp_path / "b.txt").read_text()
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["0.jpg", "3.jpg", "5.jpg"]
+
+
+def test_what_no_pose_was_found_for_has_no_inliers(hall, localize, photos):
+    hall.blind = {0}
+    _, out, _ = localize("--image", "photos/0.png")
+    assert "not localized: " in out[0] and "inliers" not in out[0] and " reliable of " in out[0]
 
 
 def test_one_bad_image_does_not_end_the_others(localize, photos):
