@@ -16,7 +16,7 @@ from d2s.errors import FormatError, InputError, unknown_choice
 from d2s.geometry import pose
 from d2s.geometry.camera import format_camera, make_camera, parse_camera
 from d2s.scene.atomic import read_json
-from processing.adapters.assemble import Frame, assemble, refuse_gt, units_of
+from processing.adapters.assemble import UNITS, Frame, assemble, refuse_gt, units_of
 from processing.adapters.base import AdapterOptions, DroppedImage, SceneSource
 from processing.adapters.folders import IMAGE_SUFFIXES, image_size, scene_folder
 from processing.adapters.lists import ImageList, normal_name
@@ -31,7 +31,8 @@ CV_FROM_GL_AXES = np.array([1.0, -1.0, -1.0])  # our cameras have y down and z f
 def load(options: AdapterOptions) -> SceneSource:
     """Images, cameras and poses of a transforms.json, in the world of its matrices (`applied_transform` and scale are noted, not undone).
 
-    Units are "arbitrary" unless `options.extra["units"]` says "metres". Raises InputError and its kind for whatever is wrong with the data.
+    Units are "arbitrary" unless `options.extra["units"]`, or "units" in the file, as we export it, says "metres". Raises InputError and its
+    kind for whatever is wrong with the data.
     """
     refuse_gt(options, "nerfstudio")
     folder = scene_folder(options, "nerfstudio", lambda path: (path / TRANSFORMS).is_file(), TRANSFORMS)
@@ -53,7 +54,7 @@ def load(options: AdapterOptions) -> SceneSource:
         options,
         dropped=dropped,
         own_lists=_own_lists(content, folder, image_dir),
-        units=units_of(options, "arbitrary"),
+        units=units_of(options, _stated_units(content) or "arbitrary"),
         provenance=_provenance(content, options),
     )
 
@@ -86,8 +87,11 @@ def _image_path(folder: Path, file_path: str) -> Path | None:
 
 
 def _common_folder(folder: Path, paths: Sequence[Path]) -> Path:
-    """The scene's folder, or its closest parent that holds all images (`file_path` may begin with `../` or be absolute)."""
-    return Path(os.path.commonpath([os.path.abspath(folder), *(os.path.dirname(os.path.abspath(path)) for path in paths)]))
+    """The scene's folder; where images lie outside it (`file_path` may begin with `../` or be absolute), the closest one that holds all."""
+    home, places = os.path.abspath(folder), {os.path.dirname(os.path.abspath(path)) for path in paths}
+    if not any(Path(place).is_relative_to(home) for place in places):
+        return Path(os.path.commonpath(places))
+    return Path(os.path.commonpath([home, *places]))
 
 
 def _name(path: Path, image_dir: Path) -> str:
@@ -100,13 +104,17 @@ def _frames(
     """Frames and their cameras; frames with the same intrinsics share a camera."""
     ids: dict[str, int] = {}
     cameras: dict[int, pycolmap.Camera] = {}
-    frames = []
+    frames, names = [], set[str]()
     for path, entry in entries:
         where = f"{source}, frame {entry['file_path']}"
+        name = _name(path, image_dir)
+        if name in names:
+            raise FormatError(f"{source} lists {name} more than once.", "Keep one frame for each image.")
+        names.add(name)
         camera = parse_camera(given_camera) if given_camera else _camera({**content, **entry}, path, where)
         index = ids.setdefault(format_camera(camera), len(ids) + 1)
         cameras.setdefault(index, make_camera(camera.model.name, camera.width, camera.height, camera.params, index))
-        frames.append(Frame(_name(path, image_dir), index, _cam_from_world(entry.get("transform_matrix"), where)))
+        frames.append(Frame(name, index, _cam_from_world(entry.get("transform_matrix"), where)))
     return cameras, frames
 
 
@@ -183,7 +191,14 @@ def _own_lists(content: Mapping[str, Any], folder: Path, image_dir: Path) -> dic
     return lists
 
 
+def _stated_units(content: Mapping[str, Any]) -> str | None:
+    """The unit that `d2s export` wrote; other programs say nothing, or something else."""
+    units = content.get("units")
+    return units if units in UNITS else None
+
+
 def _provenance(content: Mapping[str, Any], options: AdapterOptions) -> dict[str, Any]:
-    units = "as the user said" if options.extra.get("units") else "arbitrary: the file does not say"
+    stated = "as the file says" if _stated_units(content) else "arbitrary: the file does not say"
+    units = "as the user said" if options.extra.get("units") else stated
     changes = {key: content[key] for key in ("applied_transform", "applied_scale", "scale", "offset") if key in content}
     return {"format": "nerfstudio", "poses": f"{TRANSFORMS}, in the world of its matrices", "units": units, **changes}

@@ -142,9 +142,10 @@ def test_transforms_become_the_same_scene_again(made, content):
     nerfstudio.write(out, content, out)
     again = nerfstudio_adapter.load(AdapterOptions(dataset_dir=out)).scene
     names = {image.name: image.split for image in again.images}
-    assert names == {f"images/{view.name}": view.split for view in content.views}  # the closest folder that holds all is made.root
+    assert names == {view.name: view.split for view in content.views}
+    assert again.image_dir == made.root / "images" and again.units == content.units == "metres"
     for view in content.views:
-        image = next(image for image in again.images if image.name == f"images/{view.name}")
+        image = next(image for image in again.images if image.name == view.name)
         assert image.cam_from_world == pytest.approx(view.cam_from_world, abs=1e-6)
         same_camera(again.camera(image), content.camera(view))
 

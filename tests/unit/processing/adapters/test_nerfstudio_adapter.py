@@ -144,8 +144,30 @@ def test_images_outside_the_folder(tmp_path, miniature, write_transforms):
     content["test_filenames"] = ["../images/0005.png"]
     (tmp_path / "run" / "transforms.json").write_text(json.dumps(content))
     scene = load(AdapterOptions(tmp_path, "run")).scene
-    assert [image.name for image in scene.split("test")] == ["images/0005.png"]
-    miniature.assert_reprojects(scene, view_of, lambda name: EXPECTED)
+    assert scene.image_dir == tmp_path / "images" and [image.name for image in scene.split("test")] == ["0005.png"]
+    miniature.assert_reprojects(scene, {name.removeprefix("images/"): view for name, view in view_of.items()}, lambda name: EXPECTED)
+    (tmp_path / "run" / "0000.png").write_bytes((tmp_path / "images" / "0000.png").read_bytes())  # one inside, the others outside
+    content["frames"][0]["file_path"] = "0000.png"
+    (tmp_path / "run" / "transforms.json").write_text(json.dumps(content))
+    scene = load(AdapterOptions(tmp_path, "run")).scene
+    assert scene.image_dir == tmp_path and {"run/0000.png", "images/0005.png"} < {image.name for image in scene.images}
+
+
+def test_an_image_that_is_listed_twice_is_named(tmp_path, write_transforms):
+    write_transforms(tmp_path)
+    content = json.loads((tmp_path / "transforms.json").read_text())
+    content["frames"].append({**content["frames"][4], "file_path": "images/../images/0004.png"})
+    (tmp_path / "transforms.json").write_text(json.dumps(content))
+    with pytest.raises(FormatError, match=r"transforms.json lists images/0004.png more than once"):
+        load(AdapterOptions(tmp_path))
+
+
+def test_units_that_the_file_states(tmp_path, write_transforms):
+    write_transforms(tmp_path, {**INTRINSICS, "units": "metres"})
+    assert load(AdapterOptions(tmp_path)).scene.units == "metres"
+    assert load(AdapterOptions(tmp_path, extra={"units": "arbitrary"})).scene.units == "arbitrary"
+    write_transforms(tmp_path, {**INTRINSICS, "units": ["inches"]})
+    assert load(AdapterOptions(tmp_path)).scene.units == "arbitrary"
 
 
 def test_splits_of_the_file_and_of_the_user(tmp_path, write_transforms):
