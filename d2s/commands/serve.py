@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from d2s.commands.device import add_device, choose_device
+from d2s.commands.memory import keep_freed_memory
 from d2s.commands.options import add_min_confidence, flag
 from d2s.errors import InputError
 from d2s.service.catalogue import describe
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     settings = ServiceSettings(
         scenes, limits, keys, str(choose_device(args.cudaid)), args.weights, args.preload, min_confidence=args.min_confidence
     )
-    serve(settings, args.host, args.port, args.workers)
+    serve(settings, args.host, args.port, args.workers, keep_freed_memory)
     return 0
 
 

@@ -27,6 +27,8 @@ from d2s.service.gate import Gate
 from d2s.service.metrics import Board, Metrics, render, resident_bytes
 from d2s.service.refusal import Refused, overloaded
 from d2s.service.settings import ServiceSettings
+from d2s.service.upkeep import SECONDS as UPKEEP_SECONDS
+from d2s.service.upkeep import Upkeep
 from d2s.service.uploads import MAX_FIELD_CHARACTERS, camera_for, check_header, prior_for
 from d2s.service.worker import Worker
 
@@ -48,7 +50,7 @@ class Service:
         least = settings.min_confidence
         load = load or partial(Localizer.load, device=settings.device, weights=settings.weights, min_confidence=least)
         self.catalogue = Catalogue(settings.scenes, self.limits.loaded_scenes, load)
-        self.worker = Worker(self.limits.queue)
+        self.worker = Worker(self.limits.queue, Upkeep())
         self.metrics = Metrics()
         self.board = None if settings.board is None else Board(settings.board)
         self.uploads = 0
@@ -105,6 +107,12 @@ class Service:
             if stage != "total":
                 self.metrics.add("d2s_stage_seconds_total", ms / 1e3, scene=scene, stage=stage)
 
+    async def tidy(self) -> None:
+        """Upkeep for a service that gets no more images."""
+        while True:
+            await asyncio.sleep(UPKEEP_SECONDS)
+            self.worker.tidy()
+
     async def publish(self, parent: int) -> None:
         """Leave this process's numbers where the others find them; end with the process that started it."""
         while self.board is not None:
@@ -124,11 +132,12 @@ def create_app(settings: ServiceSettings, load: Load | None = None) -> Gate:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        publishing = asyncio.create_task(service.publish(os.getppid()))
+        tasks = [asyncio.create_task(service.publish(os.getppid())), asyncio.create_task(service.tidy())]
         if settings.preload:
             service.worker.submit(service.catalogue.preload)
         yield
-        publishing.cancel()
+        for task in tasks:
+            task.cancel()
         service.worker.close()
 
     app = FastAPI(title="d2s", version=d2s.__version__, description=d2s.__doc__ or "", docs_url=None, redoc_url=None, lifespan=lifespan)

@@ -13,7 +13,7 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from multiprocessing.process import BaseProcess
@@ -46,8 +46,11 @@ BUSY = _answer("503 Service Unavailable\r\nRetry-After: 5", "The service has too
 NO_HTTP = _answer("400 Bad Request", "This is no HTTP request.")
 
 
-def serve(settings: ServiceSettings, host: str, port: int, workers: int = 1) -> None:
-    """Answer requests until SIGTERM or SIGINT; what is under way then is finished. Raises InputError for an address that cannot be had."""
+def serve(settings: ServiceSettings, host: str, port: int, workers: int = 1, prepare: Callable[[], object] | None = None) -> None:
+    """Answer requests until SIGTERM or SIGINT; what is under way then is finished. Raises InputError for an address that cannot be had.
+
+    `prepare`: what further worker processes do first, of what this process has done.
+    """
     require_packages()
     with bind(host, port) as listener:
         address = listener.getsockname()
@@ -56,7 +59,7 @@ def serve(settings: ServiceSettings, host: str, port: int, workers: int = 1) -> 
         if workers == 1:
             run_process(settings, listener)
         else:
-            supervise(settings, listener, workers)
+            supervise(settings, listener, workers, prepare)
 
 
 def require_packages() -> None:
@@ -227,35 +230,41 @@ def first_silent(connections: Sequence[Any]) -> Any | None:
     return next((one for one, number in zip(connections, numbers, strict=True) if number not in waiting), None)
 
 
-def supervise(settings: ServiceSettings, listener: socket.socket, workers: int) -> None:
+def supervise(settings: ServiceSettings, listener: socket.socket, workers: int, prepare: Callable[[], object] | None = None) -> None:
     """Several processes on one socket; one that dies is replaced. Ends when all have finished what they were at."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with tempfile.TemporaryDirectory(prefix="d2s-serve-") as folder:
         settings = replace(settings, board=Path(folder))
-        processes = [start_process(settings, listener, workers) for _ in range(workers)]
+        processes = [start_process(settings, listener, workers, prepare) for _ in range(workers)]
         while not stop.wait(RESTART_SECONDS):
             for index, process in enumerate(processes):
                 if not process.is_alive():
                     logger.error("worker process %d ended with exit code %s; starting another", process.pid, process.exitcode)
-                    processes[index] = start_process(settings, listener, workers)
+                    processes[index] = start_process(settings, listener, workers, prepare)
         for process in processes:
             process.terminate()
         for process in processes:
             process.join()
 
 
-def start_process(settings: ServiceSettings, listener: socket.socket, workers: int) -> BaseProcess:
+def start_process(
+    settings: ServiceSettings, listener: socket.socket, workers: int, prepare: Callable[[], object] | None = None
+) -> BaseProcess:
     """A worker process, started anew rather than forked: threads and CUDA do not survive a fork."""
-    arguments = (settings, listener, workers, logging.getLogger().level)
+    arguments = (settings, listener, workers, logging.getLogger().level, prepare)
     process = multiprocessing.get_context("spawn").Process(target=_process, args=arguments, daemon=True)
     process.start()
     return process
 
 
-def _process(settings: ServiceSettings, listener: socket.socket, workers: int, log_level: int) -> None:
+def _process(
+    settings: ServiceSettings, listener: socket.socket, workers: int, log_level: int, prepare: Callable[[], object] | None
+) -> None:
     """What a worker process runs; the cores are shared out among them."""
+    if prepare is not None:
+        prepare()
     import cv2
     import torch
 

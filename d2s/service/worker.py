@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -16,10 +17,13 @@ MEMORY = 0.8  # weight of the past in the running mean of seconds per image
 
 
 class Worker:
-    """Runs work one after another in a thread of its own; refuses what would wait behind more than `queue` others."""
+    """Runs work one after another in a thread of its own; refuses what would wait behind more than `queue` others.
 
-    def __init__(self, queue: int) -> None:
-        self.queue = queue
+    `upkeep`: done in that thread after each piece of work, before the next.
+    """
+
+    def __init__(self, queue: int, upkeep: Callable[[], None] = lambda: None) -> None:
+        self.queue, self._upkeep = queue, upkeep
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="d2s-compute")
         self._lock = threading.Lock()
         self._pending = 0
@@ -58,7 +62,13 @@ class Worker:
             self._done()
             raise overloaded("it is shutting down", 5.0) from None
         future.add_done_callback(self._done)
+        self.tidy()
         return future
+
+    def tidy(self) -> None:
+        """Do the upkeep when what is pending now is done."""
+        with contextlib.suppress(RuntimeError):  # closed
+            self._executor.submit(self._upkeep)
 
     def close(self) -> None:
         """Drop what waits. Work that has begun is not waited for: every request that needs it has been answered by now."""

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,8 +26,8 @@ from d2s.service.catalogue import Catalogue, describe
 from d2s.service.compute import answer
 from d2s.service.metrics import Board, Metrics, render
 from d2s.service.refusal import Refused
-from d2s.service.server import first_silent
-from d2s.service.settings import parse_scenes, read_keys
+from d2s.service.server import bind, first_silent, start_process
+from d2s.service.settings import ServiceSettings, parse_scenes, read_keys
 from d2s.service.uploads import camera_for, check_header, decode
 from d2s.service.worker import Worker
 
@@ -273,3 +274,10 @@ def test_without_its_packages_the_command_says_what_to_install(tmp_path, capsys,
     monkeypatch.setattr("d2s.service.server.PACKAGES", {"no_such_module": "no-such-package"})
     assert main(["serve", "--model", f"hall={model_folder(tmp_path / 'hall')}"]) == 2
     assert "no-such-package" in capsys.readouterr().err
+
+
+def test_further_processes_are_prepared_as_the_first_one():
+    with bind("127.0.0.1", 0) as listener:
+        process = start_process(ServiceSettings({}), listener, 2, partial(sys.exit, 7))
+        process.join(60)
+    assert process.exitcode == 7
