@@ -31,10 +31,12 @@ BLURRED = 0.4
 """Sharpness, relative to the median of the frames around, below which a frame is blurred."""
 AROUND = 15
 """Looked-at frames before and after that sharpness is compared with: dark corners are no blur."""
+LENGTHS_TRIED = 30
 TRACK_SIDE, SHARP_SIDE = 320, 960
 LOST = 0.2
 """Motion, as a share of the diagonal, where tracking fails: a cut, or a fast turn."""
 MIN_CORNERS = 12
+SHORT_SECONDS = 3.0
 JPEG_QUALITY = 95
 RECORD = "video.json"
 
@@ -83,10 +85,7 @@ def extract_frames(video: Path, folder: Path, max_frames: int) -> dict[str, Any]
         logger.info("%s", line)
     numbers = looked_at.numbers[chosen.rows]
     if len(numbers) < MIN_PHOTOS:
-        raise InputError(
-            f"{video} gives only {len(numbers)} frames that differ: the camera hardly moves in it.",
-            "Walk around while filming, so that the place is seen from several sides.",
-        )
+        raise _too_little(video, looked_at, len(numbers))
     info = {
         "video": video.name, "looked_at": len(looked_at.numbers), "kept": len(numbers), "blurred": chosen.blurred,
         "near_copies": chosen.near_copies, "spacing": chosen.spacing, "complete": looked_at.complete,
@@ -97,6 +96,16 @@ def extract_frames(video: Path, folder: Path, max_frames: int) -> dict[str, Any]
         _write_frames(video, numbers, temporary)
         write_json(temporary / RECORD, info)
     return info
+
+
+def _too_little(video: Path, looked_at: LookedAt, kept: int) -> InputError:
+    seconds = (int(looked_at.numbers[-1]) + 1) / looked_at.per_second
+    frames = "one frame" if kept == 1 else f"{kept} frames"
+    why = "it is too short" if seconds < SHORT_SECONDS else "the camera hardly moves in it"
+    return InputError(
+        f"{video} ({seconds:.1f} s) gives only {frames} worth keeping: {why}.",
+        "Film for half a minute or more while walking around, so that the place is seen from several sides.",
+    )
 
 
 def frame_name(number: int) -> str:
@@ -132,7 +141,8 @@ def _opened(video: Path) -> Iterator[cv2.VideoCapture]:
         capture = cv2.VideoCapture(str(video))  # without the time limits of a stream: a file that waits is a busy machine
     try:
         if not capture.isOpened():
-            raise FormatError(f"{video} cannot be read as a video.", "Convert it to MP4 (H.264), for example with ffmpeg.")
+            problem = f"{video} cannot be read as a video: it is empty, cut off, damaged or in an unknown format."
+            raise FormatError(problem, "Copy it again, or convert it to MP4 (H.264), for example with ffmpeg.")
         yield capture
     finally:
         capture.release()
@@ -175,10 +185,17 @@ def motion(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> float:
 
 
 def choose(looked_at: LookedAt, max_frames: int) -> Chosen:
-    """The sharpest frame of every stretch of equal motion, as many stretches as SPACING or `max_frames` allows."""
+    """The sharpest frame of every stretch of equal motion: stretches of SPACING, or as much longer ones as `max_frames` asks for."""
+    longest = 1.001 * float(looked_at.motion.sum()) / max_frames  # cannot give more; where the view jumps, most stretches are empty
+    lengths = np.geomspace(SPACING, max(SPACING, longest), LENGTHS_TRIED)
+    chosen = (_choose_per(float(spacing), looked_at) for spacing in lengths)
+    return next(found for found in chosen if len(found.rows) <= max_frames)
+
+
+def _choose_per(spacing: float, looked_at: LookedAt) -> Chosen:
+    """The sharpest frame of every stretch in which the view moves by `spacing`."""
     way = np.cumsum(looked_at.motion)
-    spacing = max(SPACING, float(way[-1]) / max_frames * (1 + 1e-9))
-    stretch = np.minimum((way / spacing).astype(np.int64), max_frames - 1)
+    stretch = (way / spacing).astype(np.int64)
     blurred = looked_at.sharpness < BLURRED * _median_around(looked_at.sharpness)
     rows: list[int] = []
     for index in np.unique(stretch):

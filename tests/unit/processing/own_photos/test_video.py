@@ -65,6 +65,13 @@ def test_the_limit_holds_and_the_frames_stay_spread():
     assert np.diff(chosen.rows).max() <= 41 and chosen.spacing > 0.5
 
 
+def test_jumps_do_not_use_up_the_limit():
+    """A view that is lost again and again counts as much motion, in stretches without frames."""
+    moved = ([0.2] + [0.01] * 9) * 12
+    chosen = choose(looked_at([2] * 120, moved), 40)
+    assert 30 <= len(chosen.rows) <= 40 and np.diff(chosen.rows).max() <= 7
+
+
 def test_blurred_frames_are_left_out_even_where_a_stretch_has_no_other():
     sharp = [2.0] * 40
     sharp[10:14] = [0.3] * 4
@@ -91,9 +98,12 @@ def test_a_video_becomes_frames_that_overlap(tmp_path):
 
 
 def test_a_camera_that_hardly_moves_is_an_error(tmp_path):
-    write_video(tmp_path / "still.mp4", [view(wall(), 100)] * 30)
-    with pytest.raises(InputError, match=r"gives only 1 frames that differ: the camera hardly moves"):
+    write_video(tmp_path / "still.mp4", [view(wall(), 100)] * 60)
+    with pytest.raises(InputError, match=r"still.mp4 \(5.0 s\) gives only one frame worth keeping: the camera hardly moves"):
         extract_frames(tmp_path / "still.mp4", tmp_path / "frames", 130)
+    write_video(tmp_path / "short.mp4", [view(wall(), x) for x in (100, 150, 200)])
+    with pytest.raises(InputError, match=r"short.mp4 \(0.2 s\) gives only 3 frames worth keeping: it is too short"):
+        extract_frames(tmp_path / "short.mp4", tmp_path / "frames", 130)
     assert not (tmp_path / "frames").exists()
 
 
