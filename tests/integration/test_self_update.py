@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,8 @@ from d2s.scene.extra_images import ExtraImages
 from d2s.scene.feature_store import FeatureReader
 from d2s.scene.label_store import LabelReader
 from d2s.scene.manifest import Scene
+
+from .conftest import kill_d2s
 
 TINY = ["--demo_option", "mapping_images=32", "--demo_option", "query_images=5", "--demo_option", "size=320x240", "--num_keypoints", "500"]
 """How the fixture `tiny` was made."""
@@ -172,7 +173,7 @@ def test_photos_of_another_place_are_dropped_and_none_left_is_an_error(tiny, tmp
 
 
 MOMENTS = {
-    "labels": "unlabel/labels.parts",
+    "labels": "unlabel/labels.parts/000000",
     "extension": "unlabel/transferred.h5",
     "copies": "unlabel_augment/stages.json",
 }
@@ -181,14 +182,7 @@ MOMENTS = {
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_run_ends_with_the_files_of_an_undisturbed_one(tiny, updated, tmp_path, moment):
     place = copy_of(tiny, tmp_path / "scenes")
-    process = tiny.start(*place.command, *EVERYTHING)
-    end = time.monotonic() + 60
-    while not (place.folder / MOMENTS[moment]).exists():
-        assert time.monotonic() < end
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.002)
-    process.kill()
-    process.communicate()
+    kill_d2s(*place.command, *EVERYTHING, published=MOMENTS[moment])
     tiny.d2s(*place.command, *EVERYTHING)
     assert place.contents() == updated.contents()
     assert not list(place.folder.rglob(".*.tmp"))
