@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from d2s.errors import InputError, MissingFileError
+from d2s.errors import FormatError, InputError, MissingFileError
 from processing.adapters.colmap_folders import model_folders
-from processing.adapters.folders import IMAGE_SUFFIXES, find_files
+from processing.adapters.folders import IMAGE_SUFFIXES, find_files, image_size
 from processing.adapters.nerfstudio import TRANSFORMS
 from processing.adapters.photos import HEIC_REMEDY, HEIC_SUFFIXES
 
@@ -49,8 +49,8 @@ def find_kind(path: Path, kind: str = "auto") -> Given:
 
 
 def _file(path: Path, kind: str) -> Given:
-    if path.suffix.lower() in IMAGE_SUFFIXES + HEIC_SUFFIXES:
-        raise InputError(f"{path} is one photo; a map needs at least {MIN_PHOTOS}, better 30 to 130.", "Give the folder of all photos.")
+    if kind != "video" and path.suffix.lower() in IMAGE_SUFFIXES + HEIC_SUFFIXES:
+        raise _one_photo(path)
     if path.name == TRANSFORMS and kind in ("auto", "nerfstudio"):
         return Given("nerfstudio", path.parent)
     if kind not in ("auto", "video"):
@@ -60,13 +60,22 @@ def _file(path: Path, kind: str) -> Given:
     return Given("video", path)
 
 
+def _one_photo(path: Path) -> InputError:
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        try:
+            image_size(path)
+        except FormatError:
+            return InputError(f"{path} is named like a photo, but is none.", "If it is a video: --kind video.")
+    return InputError(f"{path} is one photo; a map needs at least {MIN_PHOTOS}, better 30 to 130.", "Give the folder of all photos.")
+
+
 def _content(folder: Path) -> str:
     """The richest that the folder holds: known poses are worth more than photos alone."""
     if (folder / TRANSFORMS).is_file():
         return "nerfstudio"
     if model_folders(folder):
         return "colmap"
-    return "video" if _videos(folder) and not find_files(folder) else "photos"
+    return "video" if _videos(folder) and len(find_files(folder)) < MIN_PHOTOS else "photos"
 
 
 def _videos(folder: Path) -> list[str]:

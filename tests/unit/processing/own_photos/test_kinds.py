@@ -43,7 +43,16 @@ def test_videos(tmp_path):
     (tmp_path / "other.mp4").touch()
     with pytest.raises(InputError, match=r"must hold one video, but holds: other.mp4, walk.MOV"):
         find_kind(tmp_path)
+    (tmp_path / "other.mp4").unlink()
+    assert find_kind(photos(tmp_path, 2)).kind == "video"  # with its preview pictures
     assert find_kind(photos(tmp_path, 5)).kind == "photos"  # a clip among photos
+
+
+def test_a_video_that_is_named_like_a_photo(tmp_path):
+    (tmp_path / "walk.jpg").write_bytes(b"\x00\x00\x00\x1cftypisom no photo")
+    with pytest.raises(InputError, match=r"walk.jpg is named like a photo, but is none. .*--kind video"):
+        find_kind(tmp_path / "walk.jpg")
+    assert find_kind(tmp_path / "walk.jpg", "video").kind == "video"
 
 
 def test_bad_input_is_one_clear_line(tmp_path):
