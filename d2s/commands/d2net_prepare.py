@@ -10,7 +10,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from d2s.commands.folders import writable_folder
-from d2s.d2net.megadepth import Attempt, MegaDepthScene, SceneReport, attempt, scenes_of
+from d2s.d2net.megadepth import UNDISTORTED, Attempt, MegaDepthScene, SceneReport, attempt, scenes_of
 from d2s.d2net.megadepth_prepare import MIN_DEPTH_KB, prepare_scene
 from d2s.errors import InputError
 
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     if args.workers < 1:
         raise InputError(f"--workers must be at least 1, not {args.workers}.")
     writable_folder("--output_path", args.output_path)
-    scenes = scenes_of(args.base_path, "Undistorted_SfM", args.scene_id)
+    scenes = scenes_of(args.base_path, UNDISTORTED, args.scene_id)
     report = SceneReport(len(scenes))
     for scene, outcome in zip(scenes, _attempts(scenes, args), strict=True):
         report.add(scene.name, outcome)

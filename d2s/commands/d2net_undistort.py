@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from d2s.d2net.megadepth import SceneReport, attempt, scenes_of
-from d2s.d2net.megadepth_undistort import SOURCES, find_program, undistort_scene
+from d2s.d2net.megadepth import SOURCES, SceneReport, attempt, scenes_of
+from d2s.d2net.megadepth_undistort import find_program, undistort_scene
 from d2s.errors import InputError
 
 

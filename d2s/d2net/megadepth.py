@@ -12,6 +12,9 @@ from d2s.errors import D2SError, InputError, MissingFileError, ReconstructionErr
 
 log = logging.getLogger(__name__)
 
+SOURCES, UNDISTORTED = "MegaDepth_v1_SfM", "Undistorted_SfM"
+"""Folders of the SfM models as published, and of what `d2s d2net undistort` makes of them."""
+
 _TRAIN_SCENES = """
     0000 0001 0002 0003 0004 0005 0007 0008 0011 0012 0013 0015 0017 0019 0020 0021 0022 0023 0024 0025 0026 0027 0032 0035 0036 0037
     0039 0042 0043 0046 0048 0050 0056 0057 0060 0061 0063 0065 0070 0080 0083 0086 0087 0095 0098 0100 0101 0103 0104 0105 0107 0115
@@ -44,12 +47,12 @@ class MegaDepthScene:
     @property
     def source_model(self) -> Path:
         """The SfM model of the photos as they are."""
-        return self.root / "MegaDepth_v1_SfM" / self.name / "sparse" / "manhattan" / "0"
+        return self.root / SOURCES / self.name / "sparse" / "manhattan" / "0"
 
     @property
     def source_images(self) -> Path:
         """The photos as they are."""
-        return self.root / "MegaDepth_v1_SfM" / self.name / "images"
+        return self.root / SOURCES / self.name / "images"
 
     @property
     def dense(self) -> Path:
@@ -59,7 +62,7 @@ class MegaDepthScene:
     @property
     def undistorted(self) -> Path:
         """What `d2s d2net undistort` makes: images/, sparse/ (COLMAP binary) and sparse-txt/ (text)."""
-        return self.root / "Undistorted_SfM" / self.name
+        return self.root / UNDISTORTED / self.name
 
     @property
     def undistorted_model(self) -> Path | None:
@@ -73,7 +76,8 @@ class MegaDepthScene:
 def scenes_of(root: Path, folder: str, chosen: Sequence[str] = ()) -> list[MegaDepthScene]:
     """The scenes that have a sub-folder of `root / folder`, or the `chosen` ones. Raises MissingFileError when there is none."""
     if not (root / folder).is_dir():
-        raise MissingFileError(f"{root} has no folder {folder}.", "Give the folder that MegaDepth was unpacked in.")
+        first = "" if folder == SOURCES else ", and run d2s d2net undistort first"
+        raise MissingFileError(f"{root} has no folder {folder}.", f"Give the folder that MegaDepth was unpacked in{first}.")
     names = list(chosen) or sorted(path.name for path in (root / folder).iterdir() if path.is_dir() and not path.name.startswith("."))
     missing = [name for name in names if not (root / folder / name).is_dir()]
     if missing or not names:

@@ -19,8 +19,6 @@ from d2s.scene.atomic import atomic_path, remove_leftovers_of
 
 log = logging.getLogger(__name__)
 
-SOURCES = "MegaDepth_v1_SfM"
-
 
 def undistort_scene(scene: MegaDepthScene, colmap: Path | None = None) -> str:
     """Make `Undistorted_SfM/SCENE`, whole or not at all; gives what was done: "undistorted", "present", or why the scene is left out.

@@ -295,6 +295,14 @@ def test_depth_maps_of_another_size_are_left_out(copy: MegaDepthScene, capsys: p
     assert "b1.h5 is (50, 60)" in told and "c2.h5" in told and "mask.h5" in told
 
 
+def test_a_data_set_that_is_not_undistorted_names_the_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "MegaDepth_v1_SfM" / "0000").mkdir(parents=True)
+    assert run_module("d2net", ["prepare", "--base_path", str(tmp_path), "--output_path", str(tmp_path / "info")]) == 2
+    assert "no folder Undistorted_SfM" in (error := capsys.readouterr().err) and "run d2s d2net undistort first" in error
+    assert run_module("d2net", ["undistort", "--base_path", str(tmp_path / "MegaDepth_v1_SfM")]) == 2
+    assert "no folder MegaDepth_v1_SfM" in (error := capsys.readouterr().err) and "undistort first" not in error
+
+
 def test_scene_lists(tmp_path: Path) -> None:
     assert (len(TRAIN_SCENES), len(VALID_SCENES)) == (117, 77) and not set(TRAIN_SCENES) & set(VALID_SCENES)
     (tmp_path / "list.txt").write_text("0015 0022\n0022\n")
