@@ -1,14 +1,19 @@
-"""`d2s map` as a stranger runs it: photos without anything known, upright and turned, one broken; killed once, and finished."""
+"""`d2s map` as a stranger runs it: photos without anything known, upright and turned, one broken; killed once, and finished. And with a
+COLMAP model, a nerfstudio capture and a video."""
 
 from __future__ import annotations
 
 import json
 import signal
+import struct
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.spatial.transform import Rotation
 
+from d2s.cli import run_module
 from d2s.geometry import pose
 from d2s.geometry.alignment import robust_similarity
 from d2s.scene.manifest import Scene
@@ -91,3 +96,111 @@ def test_photos_of_nothing_in_common_end_with_one_line(tiny, tmp_path):
     assert process.returncode == 1 and "Traceback" not in output
     last = output.strip().splitlines()[-1]
     assert last.startswith("d2s map: No model could be started from 6 photos") and "overlap" in last
+
+
+MOVED, SCALE = Rotation.from_rotvec([0.4, -0.9, 0.3]).as_matrix(), 3.7
+"""Another world than the demo's, so that a map which moves the poses it was given is noticed."""
+FOCAL = 520 * 0.6
+LEFT_OUT = 7
+
+
+def moved(cam_from_world: np.ndarray) -> np.ndarray:
+    """The pose (3, 4) in the other world."""
+    rotation = cam_from_world[:, :3] @ MOVED.T
+    center = SCALE * MOVED @ pose.center(cam_from_world) + [5.0, -2.0, 30.0]
+    return np.column_stack([rotation, -rotation @ center])
+
+
+def write_colmap(folder, walk) -> None:
+    """As COLMAP's automatic reconstruction leaves it: the model of the larger originals, which are not here, and the undistorted one."""
+    for model, size in (("sparse/0", 2), ("dense/0/sparse", 1)):
+        (folder / model).mkdir(parents=True)
+        numbers = " ".join(str(size * value) for value in (*SIZE, FOCAL, SIZE[0] / 2, SIZE[1] / 2))
+        (folder / model / "cameras.txt").write_text(f"1 SIMPLE_RADIAL {numbers} -0.05\n")
+        lines = [f"{100 - i} {fields(moved(true))} 1 {i:02d}.png\n\n" for i, (_, true) in enumerate(walk)]
+        (folder / model / "images.txt").write_text("".join(lines))
+        (folder / model / "points3D.txt").touch()
+    write_pictures(folder / "dense" / "0" / "images", walk)
+
+
+def fields(cam_from_world: np.ndarray) -> str:
+    qvec, tvec = pose.to_qvec_tvec(cam_from_world)
+    return " ".join(repr(float(value)) for value in (*qvec, *tvec))
+
+
+def write_nerfstudio(folder, walk) -> None:
+    """Each frame with intrinsics of its own; the last one is a file that is not there."""
+    write_pictures(folder / "images", walk)
+    frames = []
+    for index, (_, true) in enumerate([*walk, walk[-1]]):
+        matrix = pose.homogeneous(pose.inverse(moved(true))) * [1, -1, -1, 1]
+        focal = FOCAL * (1 + 1e-3 * (index % 5 - 2))
+        intrinsics = {"fl_x": focal, "fl_y": focal, "cx": SIZE[0] / 2, "cy": SIZE[1] / 2, "w": SIZE[0], "h": SIZE[1], "k1": -0.05}
+        frames.append({"file_path": f"images/{index:02d}", "transform_matrix": matrix.tolist(), **intrinsics})
+    (folder / "transforms.json").write_text(json.dumps({"aabb_scale": 16, "camera_model": "OPENCV", "frames": frames}))
+
+
+def write_pictures(folder, walk) -> None:
+    """All but the one that is localized later."""
+    folder.mkdir(parents=True)
+    for index, (picture, _) in enumerate(walk):
+        if index != LEFT_OUT:
+            Image.fromarray(picture).save(folder / f"{index:02d}.png")
+
+
+def write_turned_video(path, walk) -> None:
+    """As a phone films in portrait: the pictures lie on their side, and the file's header says how to turn them."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 12.0, SIZE[::-1])
+    for index, (picture, _) in enumerate(walk):
+        if index != LEFT_OUT:
+            writer.write(np.ascontiguousarray(np.rot90(picture[:, :, ::-1], 1)))
+    writer.release()
+    content = bytearray(path.read_bytes())
+    matrix = content.index(b"tkhd") + 44  # of a header of version 0
+    content[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+
+
+def map_quickly(given, out) -> dict:
+    """`d2s map` in this process, with a network too small to be good; what map.json tells."""
+    options = ["--features", "sift", "--num_keypoints", "1000", "--cudaid", "-1", "--set", "training.n_iters=30", "--set", "model.width=32"]
+    assert run_module("map", [str(given), "--out", str(out), *options]) == 0
+    return json.loads((out / "map.json").read_text())
+
+
+def localize_left_out(out, walk, tmp_path, capsys) -> np.ndarray:
+    """The pose of the picture that took no part, without a word on its camera."""
+    Image.fromarray(walk[LEFT_OUT][0]).save(tmp_path / "new.png")
+    capsys.readouterr()
+    assert run_module("localize", ["--model", str(out / "model"), "--image", str(tmp_path / "new.png"), "--json", "--cudaid", "-1"]) == 0
+    answer = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert answer["success"]
+    return pose.from_qvec_tvec(answer["qvec"], answer["tvec"])
+
+
+@pytest.mark.parametrize(("kind", "write"), [("colmap", write_colmap), ("nerfstudio", write_nerfstudio)])
+def test_given_poses_keep_their_world(walk, tmp_path, capsys, kind, write):
+    write(tmp_path / "hall", walk)
+    told = map_quickly(tmp_path / "hall", tmp_path / "place")
+    assert told["kind"] == kind and told["photos"]["placed"] == told["photos"]["given"] == COUNT - 1
+    assert told["check"]["found"] == told["check"]["queries"] == 2 and "localized well" in told["check"]["verdict"]
+    reasons = [lost["reason"] for lost in told["photos"]["dropped"]]
+    assert len(reasons) == (2 if kind == "nerfstudio" else 1) and all("no such file" in text or "but not in" in text for text in reasons)
+    found, true = localize_left_out(tmp_path / "place", walk, tmp_path, capsys), moved(walk[LEFT_OUT][1])
+    assert np.linalg.norm(pose.center(found) - pose.center(true)) < 0.02 * SCALE
+    np.testing.assert_allclose(found[:, :3], true[:, :3], atol=0.01)
+
+
+def test_a_turned_video_becomes_a_map(walk, tmp_path, capsys):
+    write_turned_video(tmp_path / "walk.mp4", walk)
+    told = map_quickly(tmp_path / "walk.mp4", tmp_path / "place")
+    assert told["kind"] == "video" and told["video"]["complete"] and told["photos"]["placed"] == told["video"]["kept"] >= 10
+    scene = Scene.load(next((tmp_path / "place" / "scene").glob("*/*/scene.json")).parent)
+    assert {(camera.width, camera.height) for camera in scene.cameras.values()} == {SIZE}  # upright
+    rows = [int(image.name[6:12]) for image in scene.images]
+    true = np.stack([walk[row + (row >= LEFT_OUT)][1] for row in rows])
+    centers = pose.center(np.stack([image.cam_from_world for image in scene.images]))
+    similarity, _ = robust_similarity(centers, pose.center(true))
+    assert np.median(np.linalg.norm(similarity.apply_points(centers) - pose.center(true), axis=1)) < 0.02
+    found = pose.center(localize_left_out(tmp_path / "place", walk, tmp_path, capsys))
+    assert np.linalg.norm(similarity.apply_points(found[None])[0] - pose.center(walk[LEFT_OUT][1])) < 0.05
