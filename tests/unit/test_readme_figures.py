@@ -7,14 +7,32 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_readme_states_what_the_benchmark_measured(monkeypatch):
+@pytest.fixture
+def accuracy(monkeypatch):
     spec = importlib.util.spec_from_file_location("accuracy", ROOT / "benchmarks" / "accuracy.py")
     accuracy = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "accuracy", accuracy)  # dataclasses look up the module of their class there
     spec.loader.exec_module(accuracy)
+    return accuracy
+
+
+def test_rendered_places_are_measured_without_a_folder_of_photos(accuracy, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(accuracy, "RESULTS", tmp_path / "accuracy.json")
+    monkeypatch.setattr(accuracy, "measure", lambda name, *_: {"measured": name})
+    monkeypatch.setattr(accuracy, "describe", lambda name, row: f"{name}: {row}")
+    assert accuracy.main(["--only", "demo", "stairs"]) == 0
+    assert list(json.loads((tmp_path / "accuracy.json").read_text())["rows"]) == ["demo", "stairs"]
+    with pytest.raises(SystemExit):
+        accuracy.main(["--only", "demo", "fox"])
+    assert "--data_dir is needed to measure fox" in capsys.readouterr().err
+
+
+def test_the_readme_states_what_the_benchmark_measured(accuracy):
     rows = json.loads(accuracy.RESULTS.read_text(encoding="utf-8"))["rows"]
     readme = accuracy.README.read_text(encoding="utf-8")
     assert len(rows) > 5
