@@ -20,9 +20,10 @@ from d2s.commands.validation import make_validation
 from d2s.commands.validation_view import ViewWriter
 from d2s.config import Recipe, find_recipe, load_recipe, to_ini
 from d2s.errors import InputError, SettingsMismatchError
+from d2s.features.exif import read_photo
 from d2s.geometry.camera import format_camera
 from d2s.geometry.pose_field import PoseField, fit_pose_field
-from d2s.regressor.base import ModelInfo
+from d2s.regressor.base import EXIF_FOCAL, ModelInfo
 from d2s.regressor.model_files import TrainedModel, model_bytes, save_model
 from d2s.scene.atomic import write_text
 from d2s.scene.manifest import Scene
@@ -278,7 +279,23 @@ def _model_info(scene: Scene, recipe: Recipe, data: TrainingSet, refined: Refine
         bounds=data.bounds(),
         seed=recipe.training.seed,
         pose_field=None if refined is None else _pose_field(scene, refined),
+        extra=_exif_focal(scene),
     )
+
+
+def _exif_focal(scene: Scene) -> dict[str, dict[str, float]]:
+    """The focal lengths in the EXIF data of the mapping images, of one image per camera: a query that names the same has that camera."""
+    firsts = {image.camera_id: image for image in reversed(scene.split("train"))}
+    focals = {format_camera(scene.camera(image)): _read_focal(scene.path(image)) for image in firsts.values()}
+    known = {camera: focal for camera, focal in focals.items() if focal is not None}
+    return {EXIF_FOCAL: known} if known else {}
+
+
+def _read_focal(path: Path) -> float | None:
+    try:
+        return read_photo(path).focal
+    except InputError:  # training needs the features only: the images may be elsewhere by now
+        return None
 
 
 def _log_to_file(run_dir: RunDir) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pycolmap
@@ -18,21 +18,24 @@ logger = logging.getLogger(__name__)
 Size = tuple[int, int]
 SAME_LENS = 0.1
 """Focal lengths in EXIF data are rounded, and cameras breathe: up to this relative difference they are the same lens."""
+SAME_EXIF = 0.01
+"""Photos of one device whose EXIF data name focal lengths that are this close were taken with the same lens and zoom."""
 PHOTO_BY_PHOTO, SAME_DEVICE = 5, 0.05
 """So many cameras, of one size and with focal lengths that differ from the middle one by so little, are one that was calibrated anew with
 every photo, as COLMAP does unless it is told otherwise."""
 
 
 class CameraChooser:
-    """Cameras for images of any size. `given`: the one that was named; `known`: those of the mapping images.
+    """Cameras for images of any size. `given`: the one that was named; `known`: those of the mapping images; `exif`: for some of these, the
+    focal length in the EXIF data of their photos, which need not be the right one.
 
     Without a named one: a mapping camera of the image's size, or scaled to it where the ratio of the sides is equal, unless the photo's
-    EXIF data names another focal length; then a camera with that one. Of a camera calibrated photo by photo, the middle one is taken.
-    What was chosen is said in one line when it is not obvious.
+    EXIF data names another focal length than theirs; then a camera with that one. Of a camera calibrated photo by photo, the middle one
+    is taken. What was chosen is said in one line when it is not obvious.
     """
 
-    def __init__(self, given: pycolmap.Camera | None, known: Iterable[str]) -> None:
-        self.given = given
+    def __init__(self, given: pycolmap.Camera | None, known: Iterable[str], exif: Mapping[str, float] | None = None) -> None:
+        self.given, self.exif = given, dict(exif or {})
         self.known = [parse_camera(text) for text in sorted(set(known))]
         self._said: set[str] = set()
 
@@ -74,12 +77,22 @@ class CameraChooser:
 
     def _by_focal(self, candidates: list[pycolmap.Camera], focal: float, size: Size) -> pycolmap.Camera:
         """The mapping camera with this focal length, which knows its distortion too; else a camera that knows nothing but it."""
+        same = self._same_exif(focal, size)
+        if same is not None:
+            return self._say_scaled(same, size)
         fitting = [camera for camera in candidates if abs(camera.mean_focal_length() / focal - 1) <= SAME_LENS]
         if fitting:
             return self._say_scaled(min(fitting, key=lambda camera: abs(camera.mean_focal_length() / focal - 1)), size)
         camera = make_camera("SIMPLE_PINHOLE", *size, [focal, size[0] / 2, size[1] / 2])
         self._say(f"Camera of images of {size[0]}x{size[1]} pixels, from EXIF: {format_camera(camera)}")
         return camera
+
+    def _same_exif(self, focal: float, size: Size) -> pycolmap.Camera | None:
+        """The camera of mapping photos whose EXIF data said the same: if that is wrong, it is wrong here, too."""
+        named = [(camera, self.exif.get(format_camera(camera), 0.0) * size[0] / camera.width) for camera in self.known]
+        same = [camera for camera, value in named if same_shape(camera, size) and abs(value / focal - 1) <= SAME_EXIF]
+        fitted = [camera if (camera.width, camera.height) == size else scaled(camera, size) for camera in same]
+        return min(fitted, key=lambda camera: abs(camera.mean_focal_length() / focal - 1), default=None)
 
     def _say_scaled(self, camera: pycolmap.Camera, size: Size) -> pycolmap.Camera:
         if not any((other.width, other.height) == size for other in self.known):

@@ -93,6 +93,16 @@ def test_exif_of_another_lens_gives_a_camera_of_its_own(tmp_path, caplog):
     assert (portrait.width, portrait.height) == (300, 400)
 
 
+def test_exif_that_the_mapping_photos_have_too_means_their_camera_even_where_it_is_wrong(tmp_path, caplog):
+    named = 35 / 43.2666 * 800  # 647 pixels, and the map was made with 520
+    chooser = CameraChooser(None, [VGA, OTHER], {VGA: named})
+    assert format_camera(chooser.choose((640, 480), photo(tmp_path / "same.jpg", (640, 480), 35))) == VGA
+    assert not caplog.records
+    assert chooser.choose((320, 240), photo(tmp_path / "small.jpg", (320, 240), 35)).mean_focal_length() == 260
+    assert chooser.choose((640, 480), photo(tmp_path / "tele.jpg", (640, 480), 85)).mean_focal_length() > 1500
+    assert format_camera(CameraChooser(None, [VGA, OTHER]).choose((640, 480), tmp_path / "same.jpg")) == OTHER
+
+
 def test_a_photo_without_exif_is_as_any_image(tmp_path):
     assert format_camera(CameraChooser(None, [VGA]).choose((640, 480), photo(tmp_path / "a.jpg", (640, 480)))) == VGA
 
