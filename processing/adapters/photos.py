@@ -105,4 +105,6 @@ def _cameras(folder: Path, names: list[str]) -> tuple[dict[int, pycolmap.Camera]
 
 def _camera(info: PhotoInfo, camera_id: int) -> pycolmap.Camera:
     focal = info.focal if info.focal is not None else DEFAULT_FOCAL * max(info.width, info.height)
-    return make_camera("SIMPLE_RADIAL", info.width, info.height, [focal, info.width / 2, info.height / 2, 0.0], camera_id)
+    camera = make_camera("SIMPLE_RADIAL", info.width, info.height, [focal, info.width / 2, info.height / 2, 0.0], camera_id)
+    camera.has_prior_focal_length = info.focal is not None
+    return camera

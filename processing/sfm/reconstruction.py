@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pycolmap
@@ -18,6 +19,7 @@ from processing.progress import Ticker, track
 from processing.sfm import pairs as pair_selection
 from processing.sfm.colmap import Matches, SfmOptions, temporary_folder
 from processing.sfm.database import verified_counts, write_database, write_matches
+from processing.sfm.focal_lengths import as_good, moved
 from processing.sfm.matching import ReadFeatures, match_pairs
 from processing.sfm.pairs import Pair
 
@@ -26,6 +28,9 @@ logger = logging.getLogger(__name__)
 SEQUENTIAL, RETRIEVED = 5, 20
 """Neighbours by name and by looks of each photo where there are too many photos for all pairs."""
 MIN_IMAGES = 3
+MAX_TRIALS = 2000
+"""Samples that verification draws of a pair's matches at most. COLMAP's 10000 are spent on pairs with nothing in common, take four times
+as long, and find no more."""
 REMEDY = "Take more photos, with at least two thirds of overlap from one to the next and with texture in them, or try other --features."
 
 
@@ -73,15 +78,33 @@ def reconstruct(
         write_matches(database, scene, matches)
         pair_file.write_text("".join(f"{a} {b}\n" for a, b in matches), encoding="utf-8")
         logger.info("Verifying %d image pairs", len(matches))
-        pycolmap.verify_matches(str(database), str(pair_file))
+        pycolmap.verify_matches(str(database), str(pair_file), _verification_options(options))
         logger.info("Reconstructing; this can take minutes")
         pipeline, count = _pipeline_options(refine_cameras, options), _PhotoCounter(len(scene.images))
         verified = verified_counts(database)
-        models = pycolmap.incremental_mapping(str(database), folder, folder, pipeline, next_image_callback=count)
-    if not models:
-        raise ReconstructionError(_no_model(len(scene.images), matches, verified), REMEDY)
-    ranked = sorted(models.values(), key=lambda model: -model.num_reg_images())
-    return Reconstructed(ranked[0], len(models), verified, _other_parts(ranked))
+
+        def models() -> list[pycolmap.Reconstruction]:
+            with TemporaryDirectory(dir=folder) as written:
+                found = pycolmap.incremental_mapping(str(database), folder, written, pipeline, next_image_callback=count)
+            return sorted(found.values(), key=lambda model: -model.num_reg_images())
+
+        ranked = models()
+        if not ranked:
+            raise ReconstructionError(_no_model(len(scene.images), matches, verified), REMEDY)
+        lost = moved(ranked[0], scene.cameras)
+        if lost:
+            logger.info("The photos leave the focal length open; reconstructing again with the one in their EXIF data")
+            pipeline.constant_cameras = lost
+            held = models()
+            ranked = held if held and as_good(held[0], ranked[0], scene.cameras) else ranked
+    return Reconstructed(ranked[0], len(ranked), verified, _other_parts(ranked))
+
+
+def _verification_options(options: SfmOptions) -> pycolmap.TwoViewGeometryOptions:
+    verification = pycolmap.TwoViewGeometryOptions()
+    verification.ransac.max_num_trials = MAX_TRIALS
+    verification.ransac.random_seed = options.seed  # else threads draw from generators of their own, and no two runs agree
+    return verification
 
 
 def _other_parts(ranked: Sequence[pycolmap.Reconstruction]) -> tuple[tuple[str, ...], ...]:

@@ -16,7 +16,7 @@ from d2s.geometry.camera import make_camera, pixels_from_colmap, project
 from d2s.matching.table import make_matcher
 from d2s.scene.manifest import Scene, SceneImage
 from processing.labels import LabelOptions, make_labels, point_table
-from processing.sfm import database
+from processing.sfm import database, reconstruction
 from processing.sfm.colmap import SfmOptions, match_known_poses, restrict, triangulate, verify_matches
 from processing.sfm.reconstruction import match_photos, placed, reconstruct
 from processing.sfm.verification import depths, make_view, sampson_distance, verify
@@ -47,7 +47,10 @@ class Place:
         descriptors = rng.normal(size=(num_points, 32))
         angles = np.linspace(-0.35, 0.35, num_images)
         poses = [look_at(np.array([4.5 * np.sin(a), 0.15 * np.sin(5 * a), 4.5 - 4.5 * np.cos(a)]), np.array([0, 0, 4.5])) for a in angles]
-        names = [f"seq/{i:03d}.png" for i in range(num_images)]
+        self._photograph(camera, poses, descriptors, noise_px, clutter, rng)
+
+    def _photograph(self, camera, poses, descriptors, noise_px, clutter, rng):
+        names = [f"seq/{i:03d}.png" for i in range(len(poses))]
         images = tuple(SceneImage(name, 1, cam_from_world, "train") for name, cam_from_world in zip(names, poses, strict=True))
         self.scene = Scene("made", "box", Path(), {1: camera}, images)
         self.features, self.point_of_row = {}, {}
@@ -65,6 +68,16 @@ class Place:
                 keypoints[order].astype(np.float32), scores, local[order].astype(np.float32), (WIDTH, HEIGHT)
             )
             self.point_of_row[name] = np.concatenate([rows, np.full(clutter, -1)])[order]
+
+    @classmethod
+    def from_the_air(cls, camera, noise_px):
+        """Nearly flat ground, seen from straight above: height and focal length are one."""
+        place, rng = cls.__new__(cls), np.random.default_rng(0)
+        ground = rng.uniform(-9, 9, (1200, 2))
+        place.points = np.column_stack([ground, 10 + 0.05 * rng.uniform(-1, 1, len(ground))])
+        poses = [np.column_stack([np.eye(3), [-3.0 * x, -3.0 * y, 0.02 * (x - y)]]) for x in (-1, 0, 1) for y in (-1, 0, 1)]
+        place._photograph(camera, poses, rng.normal(size=(len(ground), 32)), noise_px, 40, rng)
+        return place
 
     @property
     def keypoints(self):
@@ -241,6 +254,30 @@ def test_photos_without_poses_are_placed():
     model = triangulate(train, place.keypoints, verified, SfmOptions())
     assert {image.name for image in model.images.values()} == names
     assert "seq/003.png" not in names
+
+
+def reconstructed_focal_length(place, named, known):
+    """What becomes of a focal length that photos name; `known`: whether it comes from EXIF data, or is a guess."""
+    camera = make_camera("SIMPLE_RADIAL", WIDTH, HEIGHT, [named, 320, 240, 0.0])
+    camera.has_prior_focal_length = known
+    images = tuple(SceneImage(image.name, 1, None, "train") for image in place.scene.images)
+    blind = Scene("photos", "field", Path(), {1: camera}, images)
+    matches = match_photos(blind, place.features.__getitem__, make_matcher("nn", "sift"), SfmOptions())
+    model = reconstruct(blind, place.features.__getitem__, matches, True, SfmOptions()).model
+    assert model.num_reg_images() == len(images)
+    return model.cameras[1].mean_focal_length()
+
+
+def test_a_focal_length_that_the_photos_leave_open_stays_what_exif_says(monkeypatch):
+    field = Place.from_the_air(make_camera("SIMPLE_RADIAL", WIDTH, HEIGHT, [500, 320, 240, 0.0]), noise_px=1.0)
+    assert reconstructed_focal_length(field, 500, known=True) == 500
+    monkeypatch.setattr(reconstruction, "moved", lambda model, named: set())
+    assert abs(reconstructed_focal_length(field, 500, known=True) / 500 - 1) > 0.2  # 330 or 890, as chance has it
+
+
+def test_a_wrong_focal_length_in_exif_is_corrected_where_the_photos_tell():
+    box = Place(make_camera("SIMPLE_RADIAL", WIDTH, HEIGHT, [500, 320, 240, 0.0]), noise_px=0.5)
+    assert reconstructed_focal_length(box, 620, known=True) == pytest.approx(500, rel=0.03)
 
 
 def test_photos_that_show_nothing_in_common_are_an_error():
