@@ -138,7 +138,8 @@ def process(args: argparse.Namespace, folder: Path, settings: Settings) -> int:
     if pseudo is not None:
         make_pseudo_labels(settings, pseudo, folder)
     scene = folder.relative_to(Path(args.out_dir) / args.dataset).as_posix()
-    logger.info("Next: d2s train --dataset %s --scene %s --data_dir %s", args.dataset, scene, args.out_dir)
+    if getattr(args, "say_next", True):
+        logger.info("Next: d2s train --dataset %s --scene %s --data_dir %s", args.dataset, scene, args.out_dir)
     return 0
 
 

@@ -11,6 +11,7 @@ FEW_KEYPOINTS = 200
 FEW_MATCHES = 30
 """Verified matches with any placed photo below which a photo counts as seeing something else; COLMAP wants 30 visible points."""
 NAMED = 3
+NOTHING = "shows nothing that any placed photo shows"
 ELSEWHERE = "part of another group of photos that does not connect with the map"
 
 
@@ -28,7 +29,7 @@ def _why(name: str, keypoints: int, part: Sequence[str], placed: set[str], verif
         return f"{ELSEWHERE} ({named(part)})"
     count, best = best_match(name, placed, verified)
     if best is None:
-        return "shows nothing that any placed photo shows"
+        return NOTHING
     if count < FEW_MATCHES:
         return f"little overlap: only {count} matches with the most similar placed photo, {best}"
     return f"{count} matches with {best}, but no position agrees with all of them: too little parallax there, or something that looks alike"

@@ -13,16 +13,20 @@ from d2s.evaluation import wording
 from d2s.evaluation.score import METRES, Score, scene_extent
 from d2s.scene.manifest import Scene
 from processing.sfm.links import Link
-from processing.unplaced import ELSEWHERE, named
+from processing.unplaced import ELSEWHERE, NOTHING, named
 
 GOOD_T_M, GOOD_T_SHARE, GOOD_R_DEG = 0.05, 0.01, 5.0
 """A photo is localized well within 5 cm, or 1 % of the extent of the path where that is more or there are no metres, and 5 degrees."""
 WELL, PARTLY = 0.9, 0.6
 """Shares of held-out photos localized well, from which a place counts as localized well, or partly."""
+FEW_TESTED = 5
+"""Below this many held-out photos the check is a hint: three of three are found in an eighth of places that are half good."""
 COVERED = 0.8
 """Share of the photos that must be placed for the map to count as one of the whole place."""
 FEW_LABELS, FEW_LABELS_SHARE = 100, 0.25
 """A photo has little to hold on to below this many labelled keypoints, or below this share of what is typical."""
+OTHER_PLACE = 5
+"""So many photos that have nothing in common with the map may show a place of their own."""
 MOST_ADVICE = 8
 
 
@@ -74,11 +78,18 @@ def headline(facts: Facts) -> list[str]:
     how = "well" if share >= WELL else "in parts" if share >= PARTLY else "badly"
     error = f"Typical error {_typical(facts)}; " if found else ""
     return [
-        f"This place can be localized {how}." + _coverage(facts),
+        f"This place can be localized {how}{_how_far(count)}." + _coverage(facts),
         f"{error}{found} of {count} held-out photos found, {good} of them within {_tolerance(facts)}.",
         *map(_doubt, facts.doubts),
         *([f"{len(untested)} more could not be tested: their true position is unknown ({named(untested)})."] if untested else []),
     ]
+
+
+def _how_far(tested: int) -> str:
+    """What the word of so few photos is worth."""
+    if tested >= FEW_TESTED:
+        return ""
+    return f", as far as {tested} photos can tell" if tested > 1 else ", as far as one photo can tell"
 
 
 def _doubt(link: Link) -> str:
@@ -143,7 +154,7 @@ def _loose(facts: Facts) -> list[dict[str, Any]]:
         if link in facts.doubts:
             found.append(_weak(link.part, f"{named(link.part)}: probably in the wrong place", _reconnect(link, facts)))
             continue
-        problem = f"{named(link.part)} {held} on to the rest by {link.shared} common points only, of {link.first} and {link.second}"
+        problem = f"{named(link.part)} {held} on to the rest by {link.shared} common points only, those of {link.first} and {link.second}"
         found.append(_weak(link.part, problem, f"add photos between {link.first} and {link.second}: few views overlap there"))
     return found
 
@@ -183,7 +194,18 @@ def _around(name: str, facts: Facts) -> str:
 
 def advice(weak: Sequence[Mapping[str, Any]], facts: Facts) -> list[str]:
     """Which photos to add, each place once, the most urgent first."""
-    return list(dict.fromkeys([*_bridges(facts), *(str(entry["advice"]) for entry in weak)]))
+    return list(dict.fromkeys([*_other_place(facts), *_bridges(facts), *(str(entry["advice"]) for entry in weak)]))
+
+
+def _other_place(facts: Facts) -> list[str]:
+    """What to do with many photos that have nothing in common with the map."""
+    names = [name for name in facts.ordered if facts.dropped.get(name, "").startswith((NOTHING, ELSEWHERE))]
+    if len(names) < OTHER_PLACE:
+        return []
+    return [
+        f"{named(names)} have nothing in common with the map: if they show another place, map that from a folder of its own; "
+        "if not, add photos on the way from there to what the map shows"
+    ]
 
 
 def _bridges(facts: Facts) -> list[str]:

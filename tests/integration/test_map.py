@@ -61,7 +61,8 @@ def test_photos_become_a_model_with_a_verdict(tiny, walk, tmp_path):
     assert "sfm: finished before" not in output  # the whole stage was finished: nothing of it was even looked at
     told = json.loads((tmp_path / "place" / "map.json").read_text())
     assert told["photos"]["placed"] == COUNT and [lost["name"] for lost in told["photos"]["dropped"]] == ["IMG_99.jpg"]
-    assert told["check"]["found"] == told["check"]["queries"] == 2 and "This place can be localized well." in output
+    assert told["check"]["found"] == told["check"]["queries"] == 2
+    assert "This place can be localized well, as far as 2 photos can tell." in output and "Next: d2s train" not in output
     assert told["scale"]["units"] == "metres" and "1 measured distance" in output
     assert (tmp_path / "place" / "check" / "report.html").is_file()
     scene = Scene.load(next((tmp_path / "place" / "scene").glob("*/*/scene.json")).parent)

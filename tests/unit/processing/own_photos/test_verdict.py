@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from d2s.scene.manifest import Scene, SceneImage
 from processing.own_photos.scale_words import farthest, scale_sentence
 from processing.own_photos.verdict import Facts, advice, headline, report_lines, weak_parts
 from processing.sfm.links import Link
-from processing.unplaced import ELSEWHERE
+from processing.unplaced import ELSEWHERE, NOTHING
 
 TEST = (3, 8, 9, 14)
 NAMES = [f"IMG_{i:02d}.jpg" for i in range(20)]
@@ -46,7 +47,7 @@ def facts(place: Scene | None = None, errors=(0.02, 0.01, 0.03, 0.02), **changes
 
 def test_a_good_place_in_metres():
     assert headline(facts()) == [
-        "This place can be localized well.",
+        "This place can be localized well, as far as 4 photos can tell.",
         "Typical error 2.00 cm and 0.3 degrees; 4 of 4 held-out photos found, 4 of them within 9.50 cm and 5 degrees.",
     ]
     assert weak_parts(facts()) == [] and report_lines(facts(), [], "")[-1] == "No weak part was found."
@@ -61,7 +62,13 @@ def test_without_metres_errors_are_shares_of_the_path():
     ("errors", "how"), [((0.01,) * 4, "well"), ((0.01, 0.01, 0.01, math.inf), "in parts"), ((0.01, 9, 9, math.inf), "badly")]
 )
 def test_the_word_follows_the_share_that_is_localized_well(errors, how):
-    assert headline(facts(errors=errors))[0] == f"This place can be localized {how}."
+    assert headline(facts(errors=errors))[0] == f"This place can be localized {how}, as far as 4 photos can tell."
+
+
+def test_a_verdict_of_few_photos_says_how_few():
+    found = facts()
+    assert headline(replace(found, scores=found.scores[:1]))[0] == "This place can be localized well, as far as one photo can tell."
+    assert headline(replace(found, scores=[*found.scores, found.scores[0]]))[0] == "This place can be localized well."
 
 
 def test_the_typical_error_is_that_of_the_found_and_the_others_are_counted():
@@ -113,7 +120,8 @@ def test_a_group_in_the_wrong_place_is_told_where_it_belongs():
     link = Link("IMG_02.jpg", "IMG_12.jpg", 90, tuple(NAMES[10:16]))
     found = facts(links=[link], doubts=[link])
     lines = headline(found)
-    assert lines[0] == "This place can be localized in parts." and lines[2].startswith("Doubtful: IMG_10.jpg to IMG_15.jpg (6 photos)")
+    assert lines[0].startswith("This place can be localized in parts")
+    assert lines[2].startswith("Doubtful: IMG_10.jpg to IMG_15.jpg (6 photos)")
     (weak,) = weak_parts(found)
     assert weak["advice"].startswith("add photos between IMG_09.jpg and IMG_10.jpg, and between IMG_15.jpg and IMG_16.jpg,")
 
@@ -124,6 +132,14 @@ def test_groups_that_do_not_connect_are_to_be_bridged():
     assert advice([], found) == ["add photos between IMG_19.jpg and IMG_20.jpg: the views on both sides do not overlap enough"]
     lines = report_lines(found, [], "")
     assert f"  - IMG_20.jpg, IMG_21.jpg: {ELSEWHERE} (IMG_20.jpg, IMG_21.jpg)" in lines
+
+
+def test_many_photos_of_nothing_that_the_map_shows_may_be_another_place():
+    street = [f"street_{i}.jpg" for i in range(6)]
+    found = facts(dropped=dict.fromkeys(street, NOTHING), ordered=[*NAMES, *street])
+    (told,) = advice([], found)
+    assert told.startswith("street_0.jpg to street_5.jpg (6 photos) have nothing in common with the map: if they show another place, map")
+    assert advice([], facts(dropped=dict.fromkeys(street[:4], NOTHING), ordered=[*NAMES, *street[:4]])) == []
 
 
 def test_the_scale_is_said_plainly():
