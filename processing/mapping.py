@@ -113,18 +113,19 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _run_stages(args: argparse.Namespace, given: Given, features: str, stages: Stages) -> int:
+    dataset, folder, video, names = given.kind, given.path, {}, list[str]()
+    if given.kind != "video":  # before anything is recorded: another --kind may be the remedy
+        names = _usable(args, given, dataset, folder)
     stages.run("settings", _settings(args, given, features), (), dict)
-    dataset, folder, video = given.kind, given.path, {}
     if given.kind == "video":
         dataset, folder = "photos", args.out / FRAMES
         logger.info("\n== Choosing frames")
         video = stages.run("frames", _file_record(given.path), (FRAMES,), lambda: extract_frames(given.path, folder, args.max_frames))
+        names = _usable(args, given, dataset, folder)
     name = args.name or (given.path.stem if given.kind == "video" else given.path.resolve().name)
-    names = _names(args, dataset, folder)
-    _require_enough(names, given)
     stages.run("photos", {"photos": len(names), "names": settings_hash({"names": names})}, (), dict)
     where, log_level = ["--dataset", dataset, "--scene", name], args.log_level
-    logger.info("\n== Finding out where the photos were taken")
+    logger.info("\n== %s", "Finding points at the given poses" if given.poses_known else "Finding out where the photos were taken")
     options = [*where, *_preprocess_options(args, dataset, folder, features), *_test_options(args, dataset, folder, names)]
     stages.run("scene", {}, (SCENES,), lambda: _stage("preprocess", options, log_level))
     logger.info("\n== Learning the place")
@@ -138,6 +139,16 @@ def _run_stages(args: argparse.Namespace, given: Given, features: str, stages: S
     for line in finish(args.out, scene_dir, check, about):
         logger.info("%s", line)
     return 0
+
+
+def _usable(args: argparse.Namespace, given: Given, dataset: str, folder: Path) -> list[str]:
+    """The usable photos in the order in which they were taken. Raises InputError where they are too few or cannot be used."""
+    try:
+        names = _names(args, dataset, folder)
+    except InputError as error:
+        raise _with_other_kind(error, args, given) from error
+    _require_enough(names, given)
+    return names
 
 
 def _require_enough(names: Sequence[str], given: Given) -> None:
@@ -175,6 +186,13 @@ def _names(args: argparse.Namespace, dataset: str, folder: Path) -> list[str]:
     options = AdapterOptions(folder, camera=args.camera, list_test=args.list_test, extra={"skip_bad_images": True})
     source = load_source(dataset, options)
     return capture_order(source.scene.image_dir, [image.name for image in source.scene.images])
+
+
+def _with_other_kind(error: InputError, args: argparse.Namespace, given: Given) -> InputError:
+    """The error with one remedy more where poses that nobody asked for are what is wrong."""
+    if args.kind != "auto" or args.list_test is not None or not given.poses_known:
+        return error
+    return type(error)(error.problem, f"{error.remedy} To find the poses anew from the photos alone: --kind photos.".lstrip())
 
 
 def _test_options(args: argparse.Namespace, dataset: str, folder: Path, names: Sequence[str]) -> list[str]:

@@ -154,6 +154,19 @@ def test_wrong_use_is_one_line_before_anything_starts(place, tmp_path, monkeypat
     assert problem in error and error.count("\n") == 1 and error.startswith("d2s map: ") and not stages.told
 
 
+def test_poses_that_do_not_fit_can_be_left_aside(place, tmp_path, monkeypatch, capsys):
+    stages = StandIns(monkeypatch)
+    frames = [{"file_path": f"IMG_{i}.jpg", "transform_matrix": np.eye(4).tolist()} for i in range(30)]
+    (place / "transforms.json").write_text(json.dumps({"fl_x": 7, "w": 16, "h": 12, "frames": frames}))
+    assert map_place(place, "--out", tmp_path / "map", "--features", "sift") == 2
+    error = capsys.readouterr().err
+    assert "is 8x6, but its camera is for 16x12 images" in error and error.endswith("from the photos alone: --kind photos.\n")
+    assert map_place(place, "--out", tmp_path / "map", "--features", "sift", "--kind", "nerfstudio") == 2
+    assert "--kind photos" not in capsys.readouterr().err
+    assert map_place(place, "--out", tmp_path / "map", "--features", "sift", "--kind", "photos") == 0
+    assert stages.told[0][1].dataset == "photos"
+
+
 def test_unreadable_photos_do_not_count(tmp_path, monkeypatch, capsys):
     StandIns(monkeypatch)
     folder = tmp_path / "photos"
