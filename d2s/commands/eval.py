@@ -18,9 +18,11 @@ from d2s.errors import InputError, MissingFileError
 from d2s.evaluation import wording
 from d2s.evaluation.comparison import FOLDER as MATCHING
 from d2s.evaluation.comparison import save_comparison
-from d2s.evaluation.evaluation import REPORT, clear_scores, evaluate_folder, metrics_before
+from d2s.evaluation.conventions import other_convention
+from d2s.evaluation.evaluation import REPORT, clear_scores, evaluate_folder, metrics_before, read_scores
 from d2s.evaluation.matching_baseline import MAX_ERROR, matching_results
 from d2s.evaluation.model_parts import model_parts
+from d2s.evaluation.pose_files import RESULTS
 from d2s.evaluation.predict import live, predict, save, stored
 from d2s.evaluation.report_data import landmarks_of
 from d2s.evaluation.sweep import RANKINGS, SweepEntry, best_entry, ranking_tolerance, sweep_checkpoint, sweep_table
@@ -117,6 +119,9 @@ def run(args: argparse.Namespace) -> int:
         if args.compare_matching:
             _compare(args, scene, folder, out)
         _show("test", evaluate_folder(out, scene, scene.split("test"), about), out)
+        if convention := other_convention(read_scores(out, scene.split("test"))):
+            text = "%s: read as %s, the poses agree with the truth far better. Wanted are 'name qw qx qy qz tx ty tz', world to camera."
+            logger.warning(text, out / RESULTS, convention)
         return 0
     choose_device(args.cudaid)
     path, threshold = _choose_model(args, run_dir, scene, folder, out)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from d2s.cli import main
-from d2s.evaluation.pose_files import read_results
-from d2s.evaluation.score import RECALLS
+from d2s.evaluation.conventions import other_convention
+from d2s.evaluation.pose_files import read_results, write_results
+from d2s.evaluation.score import RECALLS, score_images
 from d2s.geometry import pose
 from d2s.scene.manifest import Scene
 
@@ -115,6 +117,31 @@ def test_poses_of_another_program_can_be_scored(place, tmp_path, capsys):
     table = capsys.readouterr().out
     assert "median error" in table and " -" not in table and "map size" not in table, "what it does not say is left out"
     assert (other / "report.html").is_file()
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize("last", [False, True])
+def test_poses_in_another_convention_are_noticed(place, inverted, last):
+    lines = []
+    for image in Scene.load(place.scene_dir).split("test"):
+        turned = pose.compose(
+            [[0, 0.6, 0.8, 0.1], [1, 0, 0, -0.2], [0, 0.8, -0.6, 0.4]], image.cam_from_world
+        )  # no rotation is its own inverse
+        image = replace(image, cam_from_world=turned)
+        qvec, tvec = pose.to_qvec_tvec(pose.inverse(turned) if inverted else turned)
+        lines.append((image, [*np.roll(qvec, -1 if last else 0), *tvec]))
+    poses = {image.name: pose.from_qvec_tvec(values[:4], values[4:]) for image, values in lines}
+    found = other_convention(score_images([image for image, _ in lines], poses))
+    named = [name for name, wrong in (("camera to world", inverted), ("quaternions x y z w", last)) if wrong]
+    assert found == (" with ".join(named) or None)
+
+
+def test_a_file_in_another_convention_is_named(place, tmp_path, capsys):
+    true = {image.name: pose.inverse(image.cam_from_world) for image in Scene.load(place.scene_dir).split("test")}
+    write_results(tmp_path / "results.txt", true)
+    assert evaluate(place, "--score_only", "--out", str(tmp_path))[0] == 0
+    printed = capsys.readouterr()
+    assert "results.txt: read as camera to world, the poses agree" in printed.out + printed.err
 
 
 def test_mapping_images_are_evaluated_from_their_features(place):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 from scipy.stats import chi2, kstest
 
 from d2s.geometry import pose
@@ -112,3 +116,15 @@ def test_points_that_fix_no_pose_have_no_covariance(points):
     if points == "behind":
         local = -local
     assert pose_covariance(TRUE, pixels, pose.transform(pose.inverse(TRUE), local), CAMERA) is None
+
+
+def test_the_covariance_that_the_page_on_localizing_gives_to_ros():
+    """Position first, then rotation about the map's fixed axes."""
+    page = (Path(__file__).parents[3] / "docs" / "localizing.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"to_ros = (.*)", page)
+    world_from_cam = TRUE[:, :3].T
+    to_ros = eval(line, {"np": np, "world_from_cam": world_from_cam})
+    error = np.array([2e-5, -1e-5, 3e-5, 0.01, 0.02, -0.03])  # (w, c)
+    moved_from_cam = (motion(np.array([*error[:3], 0, 0, 0]))[:, :3] @ TRUE[:, :3]).T
+    turned = Rotation.from_matrix(moved_from_cam @ world_from_cam.T).as_rotvec()
+    np.testing.assert_allclose(to_ros @ error, [*error[3:], *turned], atol=1e-8)
