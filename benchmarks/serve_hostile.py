@@ -31,6 +31,7 @@ CAMERAS = (
     "\x00\x01\x02",
     "é" * 300,
 )
+PRIORS = ("nan 0 0 0 1 2 3", "1e300 0 0 0 1 2 3", "/etc/passwd", '{"qvec": null, "tvec": null}', '{"qvec":' + "[" * 900, "0 " * 5000)
 PATHS = (
     "/scenes/../../../etc/passwd/localize",
     "/scenes/%2e%2e%2f%2e%2e%2fetc%2fpasswd/localize",
@@ -179,6 +180,7 @@ def attacks(photo: bytes) -> dict[str, Attack]:
         "gone in the middle": simple(wrong["gone in the middle"], NO_ANSWER, leave=True),
         "gone before the answer": cancelled(photo),
         "wrong cameras": one_of([post(part("camera", text.encode()), image) for text in CAMERAS]),
+        "wrong priors": one_of([post(part("prior", text.encode()), image) for text in PRIORS]),
         "paths": one_of([raw(f"POST {path} HTTP/1.1\nHost: a\nConnection: close\nContent-Length: 0") for path in PATHS]),
         "noise as a photo": simple(post(part("image", random.Random(1).randbytes(200_000), "a.jpg"))),
         "largest picture, blank": simple(post(lens, part("image", large_png(7000), "a.png")), ("200", "504 with Retry-After", *BUSY)),

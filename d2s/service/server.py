@@ -208,7 +208,8 @@ def guarded_protocol(limits: Limits, metrics: Metrics) -> type[Any]:
             self.flow.resume_reading()
             self._timer = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
             if len(refused) > limits.connections:
-                oldest = first_silent(list(refused)) or next(iter(refused))
+                waiting = [one for one, received in refused.items() if not received]  # they lose nothing
+                oldest = first_silent(waiting) or first_silent(list(refused)) or next(iter(refused))
                 del refused[oldest]
                 oldest.transport.abort()
 

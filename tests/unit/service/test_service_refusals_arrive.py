@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 
@@ -125,3 +126,18 @@ def test_garbage_is_taken_in_up_to_a_limit(start):
             for _ in range(1000):
                 connection.sendall(bytes(100_000))
     wait_until(lambda: not client.server.server_state.connections)
+
+
+def test_among_connections_too_many_the_silent_ones_go_first(start, localizer):
+    client = start(connections=1, header_seconds=30)
+    localizer.go.clear()
+    with client.raw(announced(form(image_bytes()))):
+        wait_until(lambda: localizer.seen)
+        with client.raw(HEAD) as sender, contextlib.ExitStack() as silent:
+            wait_until(lambda: len(client.server.server_state.connections) == 2)
+            time.sleep(0.3)  # so that what it sent was read
+            for _ in range(3):
+                silent.enter_context(client.raw(b""))
+                sender.sendall(bytes(1000))
+                time.sleep(0.1)
+            assert sender.recv(1000).startswith(b"HTTP/1.1 503")
