@@ -26,7 +26,7 @@ IMPORT_NAMES = {"pillow": "PIL", "opencv-python-headless": "cv2", "python-multip
 OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python")
 """The distributions that give `cv2`; any one of them will do."""
 
-EXTRAS = {"serve": "for d2s serve", "distributed": "for d2s run, not in this version yet"}
+EXTRAS = {"serve": "for d2s serve", "onnx": "for d2s export --format onnx"}
 HLOC_CLONES = ("Hierarchical-Localization", "Hierarchical_Localization")
 HLOC_HELP = "optional; --sfm auto takes the native path (third_party/README.md says how to get it)"
 HLOC_SUBMODULE = "SuperGluePretrainedNetwork"
@@ -143,7 +143,7 @@ def optional_packages() -> Iterator[Finding]:
             yield _optional("visdom", "live plots of training", "sh scripts/setup.sh")
         for extra, use in EXTRAS.items():
             if requirement.marker is not None and f'extra == "{extra}"' in str(requirement.marker):
-                yield _optional(requirement.name, use, f"pip install 'd2s[{extra}]'")
+                yield _optional(requirement.name, use, f"sh scripts/setup.sh {extra}")
 
 
 def _optional(name: str, use: str, remedy: str) -> Finding:

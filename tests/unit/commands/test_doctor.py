@@ -45,6 +45,7 @@ def test_a_sound_machine_exits_with_0_and_leaves_nothing_behind(
     assert cli.main(["doctor"]) == 0
     out = capsys.readouterr().out
     assert "missing:" not in out
+    assert "d2s-no-such-server        not installed (for d2s serve): sh scripts/setup.sh serve" in out
     assert all(f"\n  {name} " in out for name in (*FEATURES, "numpy", "CPU", "hloc", "d2s-no-such-server"))
     assert not list(tmp_path.iterdir())
 
