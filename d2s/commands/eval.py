@@ -97,7 +97,7 @@ def _rankings() -> str:
 def _add_localization_options(parser: argparse.ArgumentParser) -> None:
     flag(parser, "--uncer", True, "drop unreliable keypoints before PnP")
     parser.add_argument(
-        "--uncer_thres", type=float, default=None, help="keep keypoints with a reliability above this (default: the model's)"
+        "--uncer_thres", type=float, default=None, help="keep keypoints with a reliability above this, 0 to 1 (default: the model's)"
     )
     parser.add_argument("--pnp", choices=tuple(ESTIMATORS), default=DEFAULT_ESTIMATOR, help=f"PnP back end (default: {DEFAULT_ESTIMATOR})")
     parser.add_argument("--max_error", type=float, default=None, help="RANSAC inlier threshold in pixels (default: the model's)")

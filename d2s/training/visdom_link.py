@@ -187,5 +187,6 @@ def require_server(server: str, port: int) -> None:
             return
         reason = f"{error}; a server with a login needs {' and '.join(LOGIN.values())}" if error.code == 400 else str(error)
     except (OSError, HTTPException, ValueError) as error:
-        reason = str(error)
+        cause = getattr(error, "reason", error)  # urllib wraps it: <urlopen error [Errno 111] Connection refused>
+        reason = getattr(cause, "strerror", None) or str(cause)
     raise InputError(f"No Visdom server answers at {server}:{port} ({reason}).", f"Start one: python -m visdom.server -port {port}.")

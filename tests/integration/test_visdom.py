@@ -332,7 +332,7 @@ def test_watch_says_in_one_line_what_is_missing(run_folder, capsys, broken, says
     assert says in printed.err
     assert (printed.out + printed.err).count("\n") == 1
     if says.startswith("No Visdom"):
-        assert f"python -m visdom.server -port {port}" in printed.err
+        assert f"http://localhost:{port} (Connection refused). Start one: python -m visdom.server -port {port}." in printed.err
 
 
 def test_watching_costs_little(lasting):
