@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kornia.feature import XFeat
 from numpy.typing import NDArray
 from torch.nn import functional
 
@@ -15,6 +14,7 @@ from d2s.errors import WeightsError
 from d2s.features.table import make_extractor
 from d2s.features.weights import find_weights
 
+XFeat = pytest.importorskip("kornia", minversion="0.8.3", reason="kornia with XFeat is for Python >= 3.11").feature.XFeat
 Array = NDArray[np.float64]
 
 
