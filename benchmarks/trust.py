@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ from d2s.errors import InputError
 from d2s.evaluation.reliability import expected_calibration_error, reliability_bins, wilson
 from d2s.localization.calibration import Observation, calibrate
 from d2s.localization.signals import SIGNALS
-from d2s.localization.trust import Calibration, Constants, general_constants
+from d2s.localization.trust import WIDER, Calibration, Constants, general_constants
+from d2s.localization.trust import probability as logistic_of
 from d2s.scene.atomic import read_json, write_json, write_text
 
 sys.path.insert(0, str(Path(__file__).parent))  # run as a script or loaded by a test: its neighbours are found either way
@@ -44,11 +45,16 @@ PAGE = Path(__file__).parents[1] / "docs" / "trust.md"
 BEGIN, END = "<!-- benchmarks/trust.py -->\n", "<!-- end -->"
 PENALTY = 0.3
 """Weight of the squared weights in the fit: signals say the same thing twice, and rows number hundreds."""
-THRESHOLDS = (0.3, 0.35, 0.4, 0.45, 0.5)
-"""Lower ones than these are never taken: there are places more alike than those that constants were learnt on."""
+THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7)
+"""Lower ones are never taken: a pose that is rather wrong than right is no answer, and there are places more alike than those that
+constants were learnt on."""
 ALLOWED_FALSE_ACCEPTS = 0.005
 """Share of other places' photos, poses that are no more than chance among them, that may be accepted while learning."""
-AGAINST = ("residual", "doubt", "angle")
+SUPPORTED = 30
+"""Inliers from which on a wrong pose in the right place is one at a look-alike: its support says nothing against it."""
+ALIKE_PENALTY = 0.01
+"""Weight of the squared constants of look-alikes: few photos show any."""
+AGAINST = ("residual", "angle")
 """Signals that can only speak against a pose; the others only for it. A fit to few places must not learn the opposite."""
 FINE = 0.2
 """Share of the tolerance that the finer recall asks for: 5 cm where 25 cm are right, 1 % of the extent where 5 % are; the same angle."""
@@ -65,14 +71,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, default=Path("benchmark_runs/trust"), help="features and rows (default: benchmark_runs/trust)")
     parser.add_argument("--most", type=int, default=60, help="images of each place and purpose at most (default: 60)")
     parser.add_argument("--degraded", type=int, default=2, help="degraded versions of each image of the right place (default: 2)")
+    parser.add_argument(
+        "--alike", nargs="+", default=[], metavar="DATASET/SCENE", help="places whose models see all of each other's photos"
+    )
     parser.add_argument("--again", action="store_true", help="use the rows that the last call collected")
     parser.add_argument("--fit", action="store_true", help="write new constants")
     args = parser.parse_args(argv)
-    rows = read_json(args.work / "rows.json") if args.again else collect_all(places_of(args), args.work, args.most, args.degraded)
+    rows = read_json(args.work / "rows.json") if args.again else collect_all(places_of(args), args)
     constants = fit(rows[LEARN]) if args.fit else general_constants()
     if args.fit:
         write_json(CONSTANTS, {"signals": list(SIGNALS), **asdict(constants), "learnt_from": about(rows[LEARN])})
-    report = {"machine": accuracy.machine(), **measure(rows, constants)}
+    report = {"machine": accuracy.machine(), **measure(rows, constants), "alike": look_alikes(rows, constants, args.alike)}
     write_json(RESULTS, report)
     write_text(PAGE, with_table(PAGE.read_text(encoding="utf-8"), report))
     print(describe(report))
@@ -91,15 +100,15 @@ def places_of(args: argparse.Namespace) -> list[Place]:
     return found
 
 
-def collect_all(places: Sequence[Place], work: Path, most: int, degraded: int) -> dict[str, list[Row]]:
+def collect_all(places: Sequence[Place], args: argparse.Namespace) -> dict[str, list[Row]]:
     """Rows to learn from and rows to measure on, of all models; those of each model are printed as they come."""
-    photos, rows = Photos(work), {LEARN: [], MEASURE: []}  # type: ignore[var-annotated]
+    photos, rows = Photos(args.work), {LEARN: [], MEASURE: []}  # type: ignore[var-annotated]
     for place in places:
         for purpose in (LEARN, MEASURE):
-            new = collect(places, place, photos, purpose, most, degraded)
+            new = collect(places, place, photos, purpose, args.most, args.degraded, args.alike)
             rows[purpose] += new
             print(f"{place.name}, {purpose}: {len(new)} images, {sum(row['found'] for row in new)} with a pose", flush=True)
-        write_json(work / "rows.json", rows)
+        write_json(args.work / "rows.json", rows)
     return rows
 
 
@@ -125,45 +134,66 @@ def fit(rows: Sequence[Row]) -> Constants:
 
 
 def logistic(rows: Sequence[Row]) -> Constants:
-    """Logistic regression on rows with a pose, and the factor of covariances without a calibration."""
+    """Both factors of the probability from rows with a pose, and the factor of covariances without a calibration."""
     found = [row for row in rows if row["found"]]
-    found += [without_doubt(row) for row in found if not is_own(row)]
-    signals, right = np.array([row["signals"] for row in found]), np.array([is_right(row) for row in found])
-    start = Constants(tuple(signals.mean(axis=0)), tuple(signals.std(axis=0) + 1e-6), (), 0.0, THRESHOLDS[-1], 1.0)
-    standard = start.standardise(signals)
+    plain = [row for row in found if not is_alike(row)]
+    signals, right = np.array([row["signals"] for row in plain]), np.array([is_right(row) for row in plain])
+    start = Constants(tuple(signals.mean(axis=0)), tuple(signals.std(axis=0) + 1e-6), (), 0.0, (0.0, 0.0), THRESHOLDS[0], 1.0)
+    bounds = [(None, 0) if name in AGAINST else (0, None) for name in SIGNALS] + [(None, None)]
+    penalties = [PENALTY] * len(SIGNALS) + [0.0]
+    values = most_likely(np.column_stack([start.standardise(signals), np.ones(len(signals))]), right, bounds, penalties)
+    constants = replace(start, weights=tuple(values[:-1].tolist()), bias=float(values[-1]), factor=general_factor(found))
+    return replace(constants, alike=alike_of([row for row in found if is_own(row)], constants))
+
+
+def is_alike(row: Row) -> bool:
+    """Whether a pose is wrong though the image supports it: at another storey, aisle or door of the same place."""
+    return is_own(row) and not is_right(row) and bool(row["inliers"] >= SUPPORTED)
+
+
+def alike_of(own: Sequence[Row], constants: Constants) -> tuple[float, float]:
+    """Of poses in the right place that the default does not refuse: how doubt tells right ones from those at look-alikes."""
+    kept = [row for row in own if constants.evidence(np.array(row["signals"])) >= 0]
+    doubts, right = np.array([row["doubt"] for row in kept]), np.array([is_right(row) for row in kept])
+    values = most_likely(np.column_stack([np.ones(len(kept)), -doubts]), right, [(None, None), (0, None)], [ALIKE_PENALTY] * 2)
+    return float(values[0]), float(values[1])
+
+
+def most_likely(
+    inputs: NDArray[np.float64], right: NDArray[np.bool_], bounds: Sequence[tuple[float | None, float | None]], penalties: Sequence[float]
+) -> NDArray[np.float64]:
+    """Logistic regression within bounds: the values v (K,) for which logistic(inputs (N, K) . v) says best who is right (N,)."""
 
     def loss(values: NDArray[np.float64]) -> float:
-        odds = standard @ values[:-1] + values[-1]
-        return float(np.logaddexp(0, np.where(right, -odds, odds)).sum() + PENALTY / 2 * (values[:-1] ** 2).sum())
+        odds = inputs @ values
+        return float(np.logaddexp(0, np.where(right, -odds, odds)).sum() + np.array(penalties) @ values**2 / 2)
 
-    bounds = [(None, 0) if name in AGAINST else (0, None) for name in SIGNALS] + [(None, None)]
-    values = minimize(loss, np.zeros(len(bounds)), method="L-BFGS-B", bounds=bounds).x
-    return replace(start, weights=tuple(values[:-1].tolist()), bias=float(values[-1]), factor=general_factor(found))
-
-
-def without_doubt(row: Row) -> Row:
-    """A pose in the wrong place must be seen to be wrong where nothing else fits either, as in a search near a prior."""
-    signals = [0.0 if name == "doubt" else value for name, value in zip(SIGNALS, row["signals"], strict=True)]
-    return {**row, "signals": signals}
+    return np.asarray(minimize(loss, np.zeros(len(bounds)), method="L-BFGS-B", bounds=bounds).x)
 
 
 def rounded(constants: Constants) -> Constants:
     """Six digits are more than such a fit has."""
     lists = {name: tuple(round(float(v), 6) for v in getattr(constants, name)) for name in ("mean", "scale", "weights")}
-    return Constants(**lists, bias=round(constants.bias, 6), threshold=constants.threshold, factor=round(constants.factor, 4))
+    alike = round(constants.alike[0], 6), round(constants.alike[1], 6)
+    return Constants(**lists, bias=round(constants.bias, 6), alike=alike, threshold=constants.threshold, factor=round(constants.factor, 4))
 
 
 def choose_threshold(rows: Sequence[Row]) -> float:
     """The lowest that keeps other places out, by constants that know neither place: whoever wants surer poses asks for a higher one."""
     others = [row for row in rows if not is_own(row)]
-    accepted = np.array([p for row, p in unseen(rows, others)])
+    accepted = np.array([p for row, p in unseen(rows, others, evidence)])
     kept_out = [threshold for threshold in THRESHOLDS if (accepted >= threshold).mean() <= ALLOWED_FALSE_ACCEPTS]
     return kept_out[0] if kept_out else THRESHOLDS[-1]
 
 
 def probability(row: Row, constants: Constants, calibration: Calibration = Calibration()) -> float:  # noqa: B008  # frozen
     """Confidence of a row; 0 without a pose."""
-    return 0.0 if not row["found"] else 1 / (1 + math.exp(-constants.score(np.array(row["signals"])) - calibration.shift))
+    return 0.0 if not row["found"] else logistic_of(constants.score(np.array(row["signals"]), row["doubt"]) + calibration.shift)
+
+
+def evidence(row: Row, constants: Constants) -> float:
+    """What the default refusal goes by; 0 without a pose."""
+    return 0.0 if not row["found"] else logistic_of(constants.evidence(np.array(row["signals"])))
 
 
 def general_factor(found: Sequence[Row]) -> float:
@@ -211,35 +241,47 @@ def measure(rows: dict[str, list[Row]], constants: Constants) -> dict[str, Any]:
     """All figures: of the shipped constants with every place's calibration, and of constants that never saw the place."""
     calibrations = {name: calibration_of(own, constants) for name, own in by_model(rows[LEARN]).items()}
     shipped = [(row, probability(row, constants, calibrations[row["model"]])) for row in rows[MEASURE]]
-    judged = [(row, probability(row, constants)) for row in rows[MEASURE]]
-    stranger = unseen(rows[LEARN], rows[MEASURE])
+    judged = [(row, evidence(row, constants)) for row in rows[MEASURE]]
+    stranger, judged_stranger = (unseen(rows[LEARN], rows[MEASURE], what) for what in (probability, evidence))
     return {
         "constants": asdict(constants),
         "learnt_from": about(rows[LEARN]),
         "measured_on": about(rows[MEASURE]),
         "calibrations": {name: asdict(calibration) for name, calibration in calibrations.items()},
         "shipped": figures(shipped, judged, constants.threshold),
-        "unseen_place": figures(stranger, stranger, constants.threshold),
+        "unseen_place": figures(stranger, judged_stranger, constants.threshold),
         "covariance": {name: covariance_figures(own, calibrations[name], constants) for name, own in by_model(rows[MEASURE]).items()},
     }
+
+
+def look_alikes(rows: dict[str, list[Row]], constants: Constants, alike: Collection[str]) -> dict[str, Any]:
+    """Of all photos of the places `alike`, shown to models of the others: how many have a pose, and how many are accepted by the constants
+    and by such as never saw any of these places. Poses that are no more than chance count as found: it is those that are learnt from.
+    """
+    shown = [row for part in rows.values() for row in part if not is_own(row) and {row["where"], row["shown"]} <= set(alike)]
+    rest = [row for row in rows[LEARN] if not {row["where"], row["shown"]} & set(alike)]
+    stranger = logistic(rest) if shown else constants
+    accepted, unseen_places = (sum(evidence(row, one) >= constants.threshold for row in shown) for one in (constants, stranger))
+    found = sum(row["found"] for row in shown)
+    return {"places": sorted(alike), "photos": len(shown), "poses": found, "accepted": accepted, "accepted_unseen": unseen_places}
 
 
 def calibration_of(own: Sequence[Row], constants: Constants) -> Calibration:
     """The record that a training would end with: from the validation images."""
     rows = [row for row in own if row["split"] == "val"]
-    scores = [constants.score(np.array(row["signals"])) if row["found"] else -math.inf for row in rows]
+    scores = [constants.score(np.array(row["signals"]), row["doubt"]) if row["found"] else -math.inf for row in rows]
     field = next((row["field"] for row in own if row["found"]), (0.0, 0.0))
     return calibrate([observation(row, score) for row, score in zip(rows, scores, strict=True)], own[0]["tolerance"], field)
 
 
-def unseen(learn: Sequence[Row], rows: Sequence[Row]) -> list[tuple[Row, float]]:
-    """Rows with confidences by constants learnt without the model's place, neither its models nor its photos."""
+def unseen(learn: Sequence[Row], rows: Sequence[Row], what: Callable[[Row, Constants], float]) -> list[tuple[Row, float]]:
+    """Rows with `what` constants say that were learnt without the model's place, neither its models nor its photos."""
     scored = []
     for where in sorted({row["where"] for row in rows}):
         rest = [row for row in learn if where not in (row["where"], row["shown"])]
         if any(is_own(row) for row in rest):
             constants = logistic(rest)
-            scored += [(row, probability(row, constants)) for row in rows if row["where"] == where]
+            scored += [(row, what(row, constants)) for row in rows if row["where"] == where]
     return scored
 
 
@@ -305,15 +347,16 @@ def reliability(scored: Sequence[tuple[Row, float]]) -> dict[str, Any]:
 
 def covariance_figures(own: Sequence[Row], calibration: Calibration, constants: Constants) -> dict[str, Any]:
     """Median error over stated error by residuals alone, with the general factor, and with the place's calibration; and how many errors
-    lie within the calibrated 95 % ellipsoid.
+    lie within the 95 % ellipsoid as it is stated in the end, so much wider.
     """
     calibrated = normalised(own, calibration) if calibration.images else normalised(own, None, constants.factor)
+    stated = calibrated / WIDER**2
     return {
         "poses": len(calibrated),
         "residuals_alone": error_factor(own),
         "general_factor": error_factor(own, None, constants.factor),
         "calibrated": error_factor(own, calibration) if calibration.images else None,
-        "within_95": float((calibrated <= chi2.ppf(0.95, 6)).mean()) if len(calibrated) else None,
+        "within_95": float((stated <= chi2.ppf(0.95, 6)).mean()) if len(calibrated) else None,
     }
 
 
@@ -360,7 +403,14 @@ def table(report: dict[str, Any]) -> str:
         + f"\nThreshold {report['constants']['threshold']:g}. Accepted, recall and wrong poses: without refusals → with them (in brackets: "
         "by constants that never saw the place).\n"
         f"Confidence and share of right poses differ by {ece['shipped']:.1f} % ({ece['unseen_place']:.1f} %) on average\n"
-        f"over {number} poses in test photos, as they are and degraded.\n"
+        f"over {number} poses in test photos, as they are and degraded.\n" + _alike_line(report["alike"])
+    )
+
+
+def _alike_line(alike: dict[str, Any]) -> str:
+    return (
+        f"Places that look alike: of {alike['photos']} photos of one, shown to models of the other, {alike['poses']} have a pose;\n"
+        f"{alike['accepted']} are accepted ({alike['accepted_unseen']} by constants that saw neither place).\n"
     )
 
 

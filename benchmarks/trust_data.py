@@ -7,7 +7,7 @@ their own. To learn from, poses count that are no more than chance too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,13 +87,20 @@ def _read_those(path: Path, images: Sequence[SceneImage]) -> dict[str, LocalFeat
         return {image.name: reader.read(image.name) for image in images if image.name in reader}
 
 
-def collect(places: Sequence[Place], place: Place, photos: Photos, purpose: str, most: int, degraded: int) -> list[dict[str, Any]]:
-    """Rows of one model: at most `most` images of each kind and place, with `degraded` degraded versions of those of its own place."""
+def collect(
+    places: Sequence[Place], place: Place, photos: Photos, purpose: str, most: int, degraded: int, alike: Collection[str] = ()
+) -> list[dict[str, Any]]:
+    """Rows of one model: at most `most` images of each kind and place, with `degraded` degraded versions of those of its own place.
+
+    Of places that are `alike`, models see all of each other's photos: a few of these are what is hardest to refuse.
+    """
     localizer = Localizer.load(place.model, min_confidence=0.0)
     rows = []
     for other in places_to_show(places):
         own = other.where == place.where
-        images = _spread(_images(place if own else other, purpose), most)
+        images = _images(place if own else other, purpose)
+        if own or not {place.where, other.where} <= set(alike):
+            images = _spread(images, most)
         features = photos.read(place if own else other, images, localizer.info.features)
         for image, one in zip(images, features, strict=True):
             for kind, version in [("as it is", one), *(_degraded(one, image.name, degraded) if own else ())]:
@@ -183,6 +190,7 @@ def _row(localizer: Localizer, place: Place, shown: Place, image: SceneImage, fe
     field = localizer.info.pose_field
     row["field"] = (0.0, 0.0) if field is None else field.uncertain
     covariance = covariance_of(result, camera)
+    row["doubt"] = result.doubt
     row["signals"] = signals_of(result, camera, localizer.estimator.max_error, covariance).tolist()
     if shown.where == place.where and image.cam_from_world is not None:
         row["difference"] = pose_difference(result.cam_from_world, image.cam_from_world).tolist()

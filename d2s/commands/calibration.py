@@ -40,5 +40,5 @@ def _observation(localizer: Localizer, scene: Scene, image: SceneImage, reader: 
     result = localizer.localize_features(reader.read(image.name), camera)
     if result.cam_from_world is None or image.cam_from_world is None:
         return Observation(-math.inf, None, None)
-    score, covariance = localizer.judge.weigh(result, camera, localizer.estimator.max_error)
-    return Observation(score, pose_difference(result.cam_from_world, image.cam_from_world), covariance)
+    weighed = localizer.judge.weigh(result, camera, localizer.estimator.max_error)
+    return Observation(weighed.score, pose_difference(result.cam_from_world, image.cam_from_world), weighed.covariance)

@@ -1,4 +1,4 @@
-"""What a result shows of its own quality: numbers without a unit, comparable between places, cameras and image sizes."""
+"""How well an image supports the pose that was found: numbers without a unit, comparable between places, cameras and image sizes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Array = NDArray[np.float64]
 CELLS = 8
 MANY = 30
 """Inliers from which on more of them say nothing: chance hardly finds a dozen, and a wrong storey has hundreds."""
-SIGNALS = ("inliers", "share", "cover", "cells", "residual", "doubt", "angle", "reliability", "agreeing")
+SIGNALS = ("inliers", "share", "cover", "cells", "residual", "angle", "reliability", "agreeing")
 """
 inliers: log of their number, MANY at most. share: of the extracted keypoints that agree. cover: log of the area over which the inliers
 spread, as a share of the image's. cells: share of the cells of a grid with keypoints that hold an inlier. residual: median reprojection
-error of the inliers in units of the threshold, 1 at most. doubt: how well the image fits elsewhere, see `d2s.localization.doubt`. angle:
-log of the pose's standard deviation as seen from the inliers, degrees of rotation and of translation over depth. reliability: mean that
-the network gives to all keypoints. agreeing: share of the keypoints given to PnP that agree.
+error of the inliers in units of the threshold, 1 at most. angle: log of the pose's standard deviation as seen from the inliers, degrees of
+rotation and of translation over depth. reliability: mean that the network gives to all keypoints. agreeing: share of the keypoints given to
+PnP that agree.
 """
 
 
@@ -45,7 +45,6 @@ def signals_of(result: LocalizationResult, camera: pycolmap.Camera, max_error: f
         "cover": _cover(pixels, camera),
         "cells": _cells(pixels, camera) / max(_cells(result.keypoints, camera), 1),
         "residual": min(_residual(errors) / max_error, 1.0),
-        "doubt": result.doubt,
         "angle": _angle(covariance, depth),
         "reliability": float(np.nan_to_num(result.reliability).mean()) if result.extracted else 0.0,
         "agreeing": len(rows) / max(result.kept, 1),

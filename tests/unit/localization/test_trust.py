@@ -19,7 +19,7 @@ from d2s.localization.doubt import doubt
 from d2s.localization.result import LocalizationResult
 from d2s.localization.signals import SIGNALS, signals_of
 from d2s.localization.table import make_estimator
-from d2s.localization.trust import Calibration, Judge, constants_from_json, general_constants
+from d2s.localization.trust import WIDER, Calibration, Judge, constants_from_json, general_constants
 
 CAMERA = parse_camera("PINHOLE 640 480 525 525 320 240")
 TRUE = pose.from_qvec_tvec([0.8, 0.1, -0.5, 0.2], [0.3, -1.0, 2.0])
@@ -85,6 +85,7 @@ def test_a_supported_pose_is_trusted_and_a_chance_one_refused():
     assert good.success and good.confidence > 0.95 and good.refused_pose is None and good.reason == ""
     assert not chance.success and chance.confidence < 0.25 and chance.cam_from_world is None and chance.center is None
     np.testing.assert_array_equal(chance.refused_pose, TRUE)
+    assert chance.reason.startswith("probably not in this place")
     assert f"confidence {chance.confidence:.2f} is below {general_constants().threshold:.2f}" in chance.reason
     value = json.loads(json.dumps(chance.to_json("x"), allow_nan=False))
     assert value["qvec"] is None and value["success"] is False and value["confidence"] == pytest.approx(chance.confidence, abs=1e-4)
@@ -95,6 +96,11 @@ def test_a_pose_that_fits_elsewhere_too_is_doubted():
     doubted = Judge(min_confidence=0.9)(replace(GOOD, doubt=0.9), CAMERA, MAX_ERROR)
     assert doubted.confidence < 0.9 < Judge()(GOOD, CAMERA, MAX_ERROR).confidence
     assert doubted.reason.startswith("the image fits another part of this place") and doubted.refused_pose is not None
+    assert Judge()(replace(GOOD, doubt=0.9), CAMERA, MAX_ERROR).success  # look-alikes within the place keep no other place out
+    chance = Judge()(replace(BY_CHANCE, doubt=0.9), CAMERA, MAX_ERROR)
+    assert chance.reason.startswith("probably not in this place")
+    odds = [Judge(min_confidence=0.0)(replace(GOOD, doubt=d), CAMERA, MAX_ERROR).confidence for d in (0.0, 0.3, 0.6, 1.0)]
+    assert odds == sorted(odds, reverse=True) and odds[-1] < 0.3
 
 
 def test_the_threshold_can_be_chosen():
@@ -128,8 +134,8 @@ def test_a_calibration_moves_odds_and_widens_covariances():
     place = Judge(Calibration(shift=-1.0, t=0.3, r=math.radians(2), images=5), 0.0)(GOOD, CAMERA, MAX_ERROR)
     odds = [math.log(result.confidence / (1 - result.confidence)) for result in (plain, place)]
     assert odds[1] - odds[0] == pytest.approx(-1, abs=1e-6)
-    assert place.trust.sigma_t == pytest.approx(math.hypot(plain.trust.sigma_t, 0.3 * math.sqrt(3)))
-    assert place.trust.sigma_r_deg == pytest.approx(math.hypot(plain.trust.sigma_r_deg, 2 * math.sqrt(3)))
+    assert place.trust.sigma_t == pytest.approx(math.hypot(plain.trust.sigma_t, WIDER * 0.3 * math.sqrt(3)))
+    assert place.trust.sigma_r_deg == pytest.approx(math.hypot(plain.trust.sigma_r_deg, WIDER * 2 * math.sqrt(3)))
 
 
 def test_without_a_calibration_covariances_have_the_general_factor():
