@@ -46,7 +46,7 @@ class Project:
 
     def setup(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         command = [str(self.bin / "sh"), str(self.root / "scripts" / "setup.sh"), *arguments]
-        return subprocess.run(command, env=self.environment | environment, cwd="/", capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, env=self.environment | environment, cwd="/", capture_output=True, text=True, timeout=300)
 
     def installs(self) -> list[str]:
         """The installations since the last call."""
@@ -133,7 +133,7 @@ def requirements_of(folder: Path, installed: str, *extras: str) -> subprocess.Co
         (folder / name).mkdir()
         (folder / name / "METADATA").write_text(f"Metadata-Version: 2.1\n{text}")
     command = [sys.executable, "-S", str(ROOT / "scripts" / "requirements.py"), *extras]
-    return subprocess.run(command, env={"PYTHONPATH": str(folder)}, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env={"PYTHONPATH": str(folder)}, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize(("installed", "headless"), [("opencv-python", False), ("opencv-contrib-python", False), ("six", True)])

@@ -108,7 +108,7 @@ def test_killed_and_gone_on_with_leaves_the_files_of_an_undisturbed_run(tmp_path
     assert run(tmp_path / "whole", names, model_file) == 0
     (tmp_path / "killed" / "list.txt").write_text("".join(f"{tmp_path / 'killed' / name}\n" for name in names))
     arguments = ["extract", "--image_list_file", tmp_path / "killed" / "list.txt", "--model_file", model_file, "--cudaid", "-1"]
-    process = subprocess.run([sys.executable, "-c", KILL, *map(str, arguments)], capture_output=True, text=True, timeout=120)
+    process = subprocess.run([sys.executable, "-c", KILL, *map(str, arguments)], capture_output=True, text=True, timeout=300)
     assert process.returncode == -signal.SIGKILL, process.stderr
     assert len(list((tmp_path / "killed").glob("*.d2-net"))) == 2 and list((tmp_path / "killed").glob(".*.tmp"))
     assert run(tmp_path / "killed", names, model_file, "--skip_existing") == 0

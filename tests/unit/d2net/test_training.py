@@ -263,7 +263,7 @@ def test_a_finished_run_is_left_alone_and_other_settings_are_refused(finished: R
 
 def test_killed_and_resumed_ends_with_the_same_weights(finished: Run, megadepth: Path, model_file: Path, tmp_path: Path) -> None:
     run = Run(megadepth, model_file, tmp_path)
-    process = subprocess.run([sys.executable, "-c", KILL, *run.arguments], capture_output=True, text=True, timeout=120)
+    process = subprocess.run([sys.executable, "-c", KILL, *run.arguments], capture_output=True, text=True, timeout=300)
     assert process.returncode == -signal.SIGKILL, process.stderr
     state = load_state_dict(run.checkpoint("last"))
     assert (state["epoch_idx"], state["progress"]["step"]) == (0, 3) and not run.checkpoint("01").exists()
@@ -320,7 +320,7 @@ def test_two_processes_make_the_steps_of_one(megadepth: Path, model_file: Path, 
     for name, value in {**world, "RANK": "0", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     assert run_module("d2net", [*shared.arguments, *more]) == 0
-    assert other.communicate(timeout=90)[0] == b"" and other.returncode == 0  # one of them tells
+    assert other.communicate(timeout=300)[0] == b"" and other.returncode == 0  # one of them tells
     assert_equal(weights(shared.checkpoint("01")), weights(run.checkpoint("01")), atol=2e-5)
     one, two = (load_state_dict(r.checkpoint("01"))["validation_loss_history"] for r in (run, shared))
     assert one == pytest.approx(two, abs=1e-4)

@@ -238,7 +238,7 @@ def test_a_browser_draws_the_place_and_nothing_is_too_wide(chromium, site, repor
         seen = told.get(timeout=180)
     finally:
         browser.terminate()
-        browser.wait(30)
+        browser.wait(120)
     assert seen["wrong"] == [] and seen["shown"] and seen["width"] == width
     assert seen["over"] <= 0, "the page scrolls sideways"
     assert seen["before"][0] > 500 and seen["after"][0] > 500 and seen["before"] != seen["after"]

@@ -63,7 +63,7 @@ def test_ffmpeg_and_opencv_keep_quiet(tmp_path):
     """In a process of its own: FFmpeg decides with the first video how much it says."""
     (tmp_path / "text.mp4").write_bytes(b"no video")
     program = "from pathlib import Path\nfrom d2s.stream.video_file import VideoFile\nVideoFile(Path('text.mp4'))"
-    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert "moov" not in result.stderr and "FormatError: Video text.mp4 cannot be opened" in result.stderr
 
 
