@@ -241,7 +241,7 @@ def _device(args: argparse.Namespace) -> list[str]:
 def _stage(stage: str, arguments: Sequence[str], log_level: str) -> dict[str, Any]:
     """Run a command as its user would, but let its errors through: they are ours to word."""
     parsed = stage_parser(stage).parse_args([*arguments, "--log_level", log_level])
-    parsed.say_next = False
+    parsed.say_next, parsed.is_scene = False, True  # the folder is the place, even if one in it has the place's name
     code = importlib.import_module(COMMANDS[stage][0]).run(parsed)
     assert code == 0, stage  # a command that cannot do its work raises
     return {}

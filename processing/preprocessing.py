@@ -165,6 +165,7 @@ def settings_from_args(args: argparse.Namespace, folder: Path) -> Settings:
         _require_positive(args, "batch")
     lists = {f"list_{split}": getattr(args, f"list_{split}") for split in ("train", "test", "val")}
     where = {"dataset_dir": args.dataset_dir, "scene": args.scene, "gt": args.gt, "gt_file": args.gt_file, "camera": args.camera}
+    where["is_scene"] = getattr(args, "is_scene", False)  # d2s map says so
     adapter = AdapterOptions(**where, **lists, work_dir=folder, seed=args.seed, extra=_extra(args))
     return Settings(
         dataset=args.dataset,

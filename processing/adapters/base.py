@@ -16,6 +16,8 @@ class AdapterOptions:
 
     dataset_dir: Path | None = None
     scene: str = ""
+    is_scene: bool = False
+    """`dataset_dir` is the scene's folder, whatever lies in it; `scene` only names it."""
     gt: str = "original"
     gt_file: Path | None = None
     list_train: Path | None = None

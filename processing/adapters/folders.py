@@ -16,7 +16,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
 
 
 def scene_folder(options: AdapterOptions, dataset: str, looks_right: Callable[[Path], bool], expected: str) -> Path:
-    """The folder of the scene: DATASET_DIR/DATASET/SCENE, DATASET_DIR/SCENE, or DATASET_DIR itself.
+    """The folder of the scene: DATASET_DIR/DATASET/SCENE, DATASET_DIR/SCENE, or DATASET_DIR itself, which it is where `options` say so.
 
     The first that `looks_right` is taken; `expected` says in the error what it should hold. Raises MissingFileError or InputError.
     """
@@ -25,11 +25,12 @@ def scene_folder(options: AdapterOptions, dataset: str, looks_right: Callable[[P
     root = Path(options.dataset_dir)
     if not root.is_dir():
         raise MissingFileError(f"--dataset_dir {root} is not a folder.", f"Give the folder that holds {expected}.")
-    candidates = [root / dataset / options.scene, root / options.scene, root] if options.scene else [root]
+    named = options.scene != "" and not options.is_scene
+    candidates = [root / dataset / options.scene, root / options.scene, root] if named else [root]
     for folder in candidates:
         if folder.is_dir() and looks_right(folder):
             return folder
-    raise _no_scene(candidates, options.scene, expected)
+    raise _no_scene(candidates, options.scene if named else "", expected)
 
 
 def _no_scene(candidates: list[Path], scene: str, expected: str) -> InputError:

@@ -59,7 +59,8 @@ def load(options: AdapterOptions) -> SceneSource:
 def _looks_right(folder: Path, options: AdapterOptions) -> bool:
     """Whether there are photos. DATASET_DIR itself counts as a named scene only if photos lie in it directly, not in other scenes below."""
     names = find_files(folder, IMAGE_SUFFIXES + HEIC_SUFFIXES)
-    below = options.scene != "" and folder == Path(str(options.dataset_dir)) and folder.resolve().name != options.scene
+    named = options.scene != "" and not options.is_scene
+    below = named and folder == Path(str(options.dataset_dir)) and folder.resolve().name != options.scene
     return any("/" not in name for name in names) if below else bool(names)
 
 

@@ -13,6 +13,8 @@ from PIL import Image
 
 from d2s.cli import run_module
 from processing import mapping
+from processing.adapters.table import load_source
+from processing.preprocessing import scene_folder, settings_from_args
 
 
 @pytest.fixture
@@ -94,6 +96,26 @@ def test_all_photos_are_mapped_where_none_is_to_be_held_out(place, tmp_path, mon
     assert map_place(place, "--out", tmp_path / "map", "--features", "sift", "--held_out", 0) == 0
     preprocess = stages.told[0][1]
     assert preprocess.list_test is None and len(preprocess.list_train.read_text().split()) == 30
+
+
+@pytest.mark.parametrize("kind", ["photos", "nerfstudio"])
+@pytest.mark.parametrize("name", [[], ["--name", "hall"], ["--name", "below"]])
+def test_the_folder_is_the_place_whatever_lies_in_it(place, tmp_path, monkeypatch, kind, name):
+    """A folder of the place's name in it, or photos in sub-folders alone, must not hide a part of them."""
+    below = place / ("below" if name else place.name)
+    below.mkdir()
+    if kind == "nerfstudio":
+        frames = [{"file_path": f"IMG_{i}.jpg", "transform_matrix": np.eye(4).tolist()} for i in range(30)]
+        (place / "transforms.json").write_text(json.dumps({"fl_x": 7, "frames": frames}))
+        (below / "transforms.json").write_text(json.dumps({"fl_x": 7, "frames": frames[:9]}))
+    for path in sorted(place.glob("*.jpg"))[:: 1 if name else 3]:
+        path.rename(below / path.name) if kind == "photos" else (below / path.name).write_bytes(path.read_bytes())
+    stages = StandIns(monkeypatch)
+    assert map_place(place, "--out", tmp_path / "map", "--features", "sift", *name) == 0
+    args = stages.told[0][1]
+    scene = load_source(kind, settings_from_args(args, scene_folder(args)).adapter).scene
+    assert scene.image_dir == place and len(scene.images) == 30 and scene.name == (name[1] if name else "yard")
+    assert len(scene.split("test")) == 4
 
 
 def test_lists_of_the_user_and_of_the_data_win(place, tmp_path, monkeypatch):
