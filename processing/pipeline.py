@@ -215,7 +215,7 @@ def _map(settings: Settings, folder: Path, source: SceneSource, stages: Stages) 
     provenance = {**scene.provenance, "test poses": "reference poses: the test photos took part in the reconstruction, not in the labels"}
     scene = replace(scene, provenance=provenance)
     if info.get("world"):
-        scene = in_metres(scene, info["world"]["note"])
+        scene = in_metres(scene, info["world"])
     reasons = info.get("unplaced", {})
     lost = (DroppedImage(name, reasons.get(name, "could not be placed by structure from motion")) for name in unplaced)
     return scene, (*source.dropped, *lost), info

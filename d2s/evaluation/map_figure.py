@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from d2s.evaluation.coverage import Coverage
 from d2s.evaluation.figures import BLUE, INK, RED, STYLE, new_figure, svg
 from d2s.evaluation.grades import COLORS, FAILED
+from d2s.features.upright import quarter_turns
 from d2s.geometry import pose
+from d2s.scene.manifest import AXES, EAST_NORTH_UP, Scene, SceneImage
 
 Array = NDArray[np.float64]
 WIDTH = 5.0
@@ -26,6 +28,10 @@ MAX_POINTS = 15_000
 LEVELS = (0.25, 0.5, 0.75)
 """Shares of the directions that separate the shades of a cell."""
 SHADES = (0.08, 0.2, 0.34, 0.5)
+TOPS = ((0, -1), (1, 0), (0, 1), (-1, 0))
+"""Where the top of a photo lies in the stored image (x, y), by its number of quarter turns."""
+MAX_TURNS_READ = 200
+"""Photos of which about so many are asked how they were held: reading their headers takes time."""
 MAPPING, POINTS = "#4a70ab", "#98a3b0"
 
 
@@ -34,7 +40,7 @@ class PlaceMap:
     """What a map shows; all in the world frame. `mapping`, `true` and `estimated` are poses (N, 3, 4), `grades` (N,) those of the queries.
 
     `estimated` rows are NaN where a query failed; they are row-aligned with `true`. `points` (M, 3). `coverage`, where known, shades the
-    cells.
+    cells. `axes` (2, 3) are those of `view_from_above`, where they are known better than from the poses.
     """
 
     mapping: Array
@@ -45,15 +51,19 @@ class PlaceMap:
     unit: str
     names: Sequence[str] = ("good", "fair", "poor", "not localized")
     coverage: Coverage | None = None
+    axes: Array | None = None
 
     def from_above(self) -> str:
         """The figure as SVG, the longer extent across."""
-        return self._draw(view_from_above(np.concatenate([self.mapping, self.true])), legend=True)
+        return self._draw(self._axes(), legend=True)
 
     def from_the_side(self) -> str:
         """The same with up upwards."""
-        right, forward = view_from_above(np.concatenate([self.mapping, self.true]))
+        right, forward = self._axes()
         return self._draw(np.stack([right, np.cross(right, forward)]), legend=False)
+
+    def _axes(self) -> Array:
+        return view_from_above(np.concatenate([self.mapping, self.true])) if self.axes is None else self.axes
 
     def _draw(self, axes_from_world: Array, legend: bool) -> str:
         flat = {
@@ -109,13 +119,23 @@ def _thinned(points: Array) -> Array:
     return points[np.random.default_rng(0).choice(len(points), MAX_POINTS, replace=False)]
 
 
-def view_from_above(poses: Array) -> Array:
+def ups(scene: Scene, images: Sequence[SceneImage]) -> Array:
+    """Which way is up, (N, 3): as the scene itself says, else where the top of some of the images is, which may be stored turned."""
+    if scene.provenance.get(AXES) == EAST_NORTH_UP:
+        return np.array([[0.0, 0.0, 1.0]])
+    some = [image for image in images if image.cam_from_world is not None][:: 1 + len(images) // MAX_TURNS_READ]
+    tops = np.array([TOPS[quarter_turns(scene.path(image))] for image in some])
+    return np.einsum("ni,nij->nj", tops, np.stack([np.asarray(image.cam_from_world)[:2, :3] for image in some]))
+
+
+def view_from_above(poses: Array, ups: Array | None = None) -> Array:
     """Rows: the horizontal axes (2, 3) of a view from above onto cameras (N, 3, 4), the longer extent first.
 
-    Up is taken from the cameras (people hold them upright); where they point everywhere, the flattest direction of their path is up.
+    Up is the mean of `ups` (M, 3), by default the tops of the images (people hold cameras upright); where they point everywhere, the
+    flattest direction of the path is up.
     """
     centers = pose.center(poses)
-    up = -poses[:, 1, :3].mean(axis=0)
+    up = -poses[:, 1, :3].mean(axis=0) if ups is None else ups.mean(axis=0)
     if np.linalg.norm(up) < 0.3:
         up = np.linalg.svd(centers - centers.mean(axis=0))[2][-1]
     up = up / np.linalg.norm(up)

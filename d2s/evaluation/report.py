@@ -20,7 +20,7 @@ from d2s.evaluation.coverage import Coverage, Visibility, measure_coverage
 from d2s.evaluation.figures import error_curve
 from d2s.evaluation.gallery import Gallery, badness
 from d2s.evaluation.grades import Grading, grading
-from d2s.evaluation.map_figure import PlaceMap, shade_legend, view_from_above
+from d2s.evaluation.map_figure import PlaceMap, shade_legend, ups, view_from_above
 from d2s.evaluation.reliability import reliability_section
 from d2s.evaluation.report_data import ReportData
 from d2s.evaluation.scene_view import Query, SceneView
@@ -76,7 +76,8 @@ class Report:
 
     @cached_property
     def _axes(self) -> NDArray[np.float64]:
-        return view_from_above(np.concatenate([self._mapping_poses(), _poses([s.image.cam_from_world for s in self.scores])]))
+        images = [*self.scene.split("train"), *(score.image for score in self.scores)]
+        return view_from_above(_poses([image.cam_from_world for image in images]), ups(self.scene, images))
 
     @cached_property
     def _coverage(self) -> Coverage | None:
@@ -183,6 +184,7 @@ class Report:
             unit="metres" if self.metrics["units"] == METRES else "scene units",
             names=self._grading.names(),
             coverage=self._coverage,
+            axes=self._axes,
         )
         words = "" if self._coverage is None else html.bullets(coverage_sentences(self._coverage, self.scores, self._grading))
         side = self._coverage is not None and self._coverage.tall

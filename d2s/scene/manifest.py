@@ -18,6 +18,8 @@ from d2s.scene.atomic import read_json, write_json
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "val", "test")
+AXES, EAST_NORTH_UP = "axes", "east, north, up"
+"""What `provenance` says of the world frame, where it is known."""
 
 
 @dataclass(frozen=True)

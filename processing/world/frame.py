@@ -15,7 +15,7 @@ from d2s.errors import InputError
 from d2s.geometry import pose
 from d2s.geometry.alignment import Similarity, robust_similarity
 from d2s.geometry.camera import colmap_from_pixels
-from d2s.scene.manifest import Scene
+from d2s.scene.manifest import AXES, EAST_NORTH_UP, Scene
 from processing.world.gps import Fix, east_north_up, read_fixes
 from processing.world.measures import CameraDistance, Measure, PointDistance, ScaleOptions, parse_measure
 
@@ -72,12 +72,13 @@ def in_world(scene: Scene, world: World | None) -> Scene:
         image if image.cam_from_world is None else replace(image, cam_from_world=world.similarity.apply_pose(image.cam_from_world))
         for image in scene.images
     )
-    return in_metres(replace(scene, images=images), world.note)
+    return in_metres(replace(scene, images=images), {"note": world.note, **world.info})
 
 
-def in_metres(scene: Scene, note: str) -> Scene:
-    """The scene with the unit and where it comes from; poses are metric already."""
-    return replace(scene, units="metres", provenance={**scene.provenance, "units": f"metres, from {note}"})
+def in_metres(scene: Scene, world: Mapping[str, Any]) -> Scene:
+    """The scene with the unit, where it comes from, and what its axes are; poses are metric already. `world`: note and info of a World."""
+    axes = {AXES: EAST_NORTH_UP} if world.get("east_north_up") else {}
+    return replace(scene, units="metres", provenance={**scene.provenance, "units": f"metres, from {world['note']}", **axes})
 
 
 def transform_model(model: pycolmap.Reconstruction, world: World) -> None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import base64
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from d2s.evaluation import html, wording
 from d2s.evaluation.figures import error_curve
-from d2s.evaluation.map_figure import PlaceMap, view_from_above
+from d2s.evaluation.map_figure import PlaceMap, ups, view_from_above
 from d2s.evaluation.pictures import GREEN, RED, draw_keypoints, jpeg_uri
+from d2s.geometry.camera import make_camera
 from d2s.localization.result import LocalizationResult
+from d2s.scene.manifest import AXES, EAST_NORTH_UP, Scene, SceneImage
 
 
 @pytest.mark.parametrize(
@@ -53,6 +58,29 @@ def test_view_from_above_is_along_gravity_and_not_mirrored():
     np.testing.assert_allclose(np.abs(first @ [0, 0, 1]), 0, atol=1e-9)
     np.testing.assert_allclose(np.cross(first, second), [0, 0, 1], atol=1e-9)
     assert abs(first[0]) > 0.9
+
+
+def test_up_is_where_the_top_of_a_photo_is_that_was_stored_turned(tmp_path):
+    images = []
+    for orientation, turns in ((1, 0), (6, 3), (3, 2), (8, 1)):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.new("RGB", (8, 6)).save(tmp_path / f"{turns}.jpg", exif=exif)
+        upright = upright_camera([turns, 0, 0], 0.3)
+        stored = np.linalg.matrix_power(np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1.0]]), turns).T @ upright  # the picture, turned clockwise
+        images.append(SceneImage(f"{turns}.jpg", 1, stored, "train"))
+    scene = Scene("photos", "yard", tmp_path, {1: make_camera("SIMPLE_PINHOLE", 8, 6, [9, 4, 3])}, tuple(images))
+    np.testing.assert_allclose(ups(scene, scene.images), [[0, 0, 1]] * 4, atol=1e-9)
+    axes = view_from_above(np.stack([image.cam_from_world for image in images]), ups(scene, scene.images))
+    np.testing.assert_allclose(np.cross(*axes), [0, 0, 1], atol=1e-9)
+
+
+def test_a_scene_with_east_north_and_up_knows_where_up_is():
+    down = np.column_stack([np.diag([1.0, -1.0, -1.0]), [0, 0, 50]])  # from a drone that looks down: the top of its images is north
+    scene = Scene("photos", "field", Path(), {1: make_camera("SIMPLE_PINHOLE", 8, 6, [9, 4, 3])}, (SceneImage("a", 1, down, "train"),))
+    known = replace(scene, provenance={AXES: EAST_NORTH_UP})
+    np.testing.assert_allclose(ups(scene, scene.images), [[0, 1, 0]], atol=1e-9)
+    np.testing.assert_allclose(ups(known, scene.images), [[0, 0, 1]])
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -61,6 +61,7 @@ def test_gps_gives_east_north_up(walk):
     world = from_gps(fixes(walk), scene)
     found = in_world(scene, world)
     assert found.units == "metres" and "GPS in 40 photos" in found.provenance["units"]
+    assert found.provenance["axes"] == "east, north, up"
     np.testing.assert_allclose(centers(found) - centers(found)[0], walk - walk[0], atol=0.02)
     assert world.info["east_north_up"] and world.info["origin"][0] == pytest.approx(47.0, abs=1e-3)
 
