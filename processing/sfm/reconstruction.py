@@ -28,6 +28,10 @@ logger = logging.getLogger(__name__)
 SEQUENTIAL, RETRIEVED = 5, 20
 """Neighbours by name and by looks of each photo where there are too many photos for all pairs."""
 MIN_IMAGES = 3
+AHEAD_DEG = 4.0
+"""Angle under which the first two photos must see the place where COLMAP's 16 degrees are not to be had: walking straight ahead."""
+SEEN_ALIKE = 100
+"""Verified matches with which two photos certainly show the same."""
 MAX_TRIALS = 2000
 """Samples that verification draws of a pair's matches at most. COLMAP's 10000 are spent on pairs with nothing in common, take four times
 as long, and find no more."""
@@ -90,6 +94,10 @@ def reconstruct(
 
         ranked = models()
         if not ranked:
+            logger.info("No two photos show the place from sides far apart; trying again with less")
+            pipeline.mapper.init_max_forward_motion, pipeline.mapper.init_min_tri_angle = 1.0, AHEAD_DEG
+            ranked = models()
+        if not ranked:
             raise ReconstructionError(_no_model(len(scene.images), matches, verified), REMEDY)
         lost = moved(ranked[0], scene.cameras)
         if lost:
@@ -126,8 +134,15 @@ def _no_model(photos: int, matches: Matches, verified: Mapping[Pair, int]) -> st
     best = max(verified.values(), default=0)
     return (
         f"No model could be started from {photos} photos: {len(matches)} pairs look alike, and the best of them has {best} matches "
-        "that one camera motion explains. The photos show nothing in common, or were taken from one spot."
+        f"that one camera motion explains. {_why_no_model(best)}"
     )
+
+
+def _why_no_model(best: int) -> str:
+    """What most probably is wrong with photos of which the best pair has so many verified matches."""
+    if best < SEEN_ALIKE:
+        return "The photos show nothing in common, or were taken from one spot."
+    return "The photos show the same, but all from one spot, which leaves depths unknown. Take some steps to the side between photos."
 
 
 class _PhotoCounter:

@@ -79,6 +79,16 @@ class Place:
         place._photograph(camera, poses, rng.normal(size=(len(ground), 32)), noise_px, 40, rng)
         return place
 
+    @classmethod
+    def along_a_corridor(cls, camera, step):
+        """Walls on both sides, seen by someone who walks straight ahead and turns nowhere; `step` 0: who only stands there."""
+        place, rng = cls.__new__(cls), np.random.default_rng(0)
+        along = rng.uniform(2, 14, 500)
+        place.points = np.column_stack([rng.choice([-1.5, 1.5], 500), rng.uniform(-1, 1, 500), along])
+        poses = [np.column_stack([np.eye(3), [0, 0, -step * i]]) for i in range(6)]
+        place._photograph(camera, poses, rng.normal(size=(500, 32)), 0.3, 40, rng)
+        return place
+
     @property
     def keypoints(self):
         return {name: features.keypoints for name, features in self.features.items()}
@@ -278,6 +288,15 @@ def test_a_focal_length_that_the_photos_leave_open_stays_what_exif_says(monkeypa
 def test_a_wrong_focal_length_in_exif_is_corrected_where_the_photos_tell():
     box = Place(make_camera("SIMPLE_RADIAL", WIDTH, HEIGHT, [500, 320, 240, 0.0]), noise_px=0.5)
     assert reconstructed_focal_length(box, 620, known=True) == pytest.approx(500, rel=0.03)
+
+
+def test_photos_taken_straight_ahead_are_placed_and_those_from_one_spot_say_so(caplog):
+    camera = make_camera("SIMPLE_RADIAL", WIDTH, HEIGHT, [500, 320, 240, 0.0])
+    with caplog.at_level("INFO"):
+        assert 400 < reconstructed_focal_length(Place.along_a_corridor(camera, 0.4), 500, known=True) < 600  # all six are placed
+    assert "trying again with less" in caplog.text
+    with pytest.raises(ReconstructionError, match=r"all from one spot.* Take some steps to the side"):
+        reconstructed_focal_length(Place.along_a_corridor(camera, 0.0), 500, known=True)
 
 
 def test_photos_that_show_nothing_in_common_are_an_error():
