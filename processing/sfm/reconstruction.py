@@ -27,7 +27,10 @@ logger = logging.getLogger(__name__)
 
 SEQUENTIAL, RETRIEVED = 5, 20
 """Neighbours by name and by looks of each photo where there are too many photos for all pairs."""
-MIN_IMAGES = 3
+MIN_IMAGES, MIN_SHARE = 3, 0.1
+"""Photos that a model of a place must hold, and their share of all: three of forty are chance."""
+SMALL_SHARE = 0.25
+"""A model of fewer photos may have begun at the wrong pair."""
 AHEAD_DEG = 4.0
 """Angle under which the first two photos must see the place where COLMAP's 16 degrees are not to be had: walking straight ahead."""
 SEEN_ALIKE = 100
@@ -35,7 +38,10 @@ SEEN_ALIKE = 100
 MAX_TRIALS = 2000
 """Samples that verification draws of a pair's matches at most. COLMAP's 10000 are spent on pairs with nothing in common, take four times
 as long, and find no more."""
-REMEDY = "Take more photos, with at least two thirds of overlap from one to the next and with texture in them, or try other --features."
+REMEDY = (
+    "Take more photos of what stands still, with at least two thirds of overlap from one to the next and with texture in them, "
+    "or try other --features."
+)
 
 
 @dataclass(frozen=True)
@@ -93,10 +99,10 @@ def reconstruct(
             return sorted(found.values(), key=lambda model: -model.num_reg_images())
 
         ranked = models()
-        if not ranked:
-            logger.info("No two photos show the place from sides far apart; trying again with less")
+        if _size(ranked) < max(MIN_IMAGES, SMALL_SHARE * len(scene.images)):
+            logger.info("Few photos show the place from sides far apart; trying again with less")
             pipeline.mapper.init_max_forward_motion, pipeline.mapper.init_min_tri_angle = 1.0, AHEAD_DEG
-            ranked = models()
+            ranked = max(ranked, models(), key=_size)
         if not ranked:
             raise ReconstructionError(_no_model(len(scene.images), matches, verified), REMEDY)
         lost = moved(ranked[0], scene.cameras)
@@ -106,6 +112,11 @@ def reconstruct(
             held = models()
             ranked = held if held and as_good(held[0], ranked[0], scene.cameras) else ranked
     return Reconstructed(ranked[0], len(ranked), verified, _other_parts(ranked))
+
+
+def _size(ranked: Sequence[pycolmap.Reconstruction]) -> int:
+    """Photos of the largest model."""
+    return int(ranked[0].num_reg_images()) if ranked else 0
 
 
 def _verification_options(options: SfmOptions) -> pycolmap.TwoViewGeometryOptions:
@@ -177,8 +188,11 @@ def placed(scene: Scene, model: pycolmap.Reconstruction) -> tuple[Scene, tuple[s
     """
     poses = {image.name: image.cam_from_world().matrix() for image in model.images.values() if image.has_pose}
     images = tuple(replace(image, cam_from_world=poses[image.name]) for image in scene.images if image.name in poses)
-    if len(images) < MIN_IMAGES or not any(image.split == "train" for image in images):
-        raise ReconstructionError(f"Only {len(images)} of {len(scene.images)} photos could be placed in one model.", REMEDY)
+    if len(images) < max(MIN_IMAGES, MIN_SHARE * len(scene.images)) or not any(image.split == "train" for image in images):
+        problem = (
+            f"Only {len(images)} of {len(scene.images)} photos fit together: the others show nothing that stays where it is between them."
+        )
+        raise ReconstructionError(problem, REMEDY)
     cameras = {i: model.cameras[i] if i in model.cameras else camera for i, camera in scene.cameras.items()}  # noqa: SIM401 (no .get there)
     unplaced = tuple(image.name for image in scene.images if image.name not in poses)
     return replace(scene, cameras=cameras).with_images(images), unplaced

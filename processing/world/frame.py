@@ -173,7 +173,8 @@ def from_gps(fixes: Mapping[str, Fix], scene: Scene) -> World:
             "Give a measured distance with --scale.",
         )
     level = scatter / max(float(spread[1]), 1e-9) < MAX_ROLL_ERROR
-    note = f"GPS in {len(names)} photos, which agrees to {scatter:.1f} m (scale to {100 * uncertainty:.1f} %)"
+    agreeing = "which agrees" if inliers.all() else f"of which {inliers.sum()} agree"
+    note = f"GPS in {len(names)} photos, {agreeing} to {scatter:.1f} m (scale to {100 * uncertainty:.1f} %)"
     note += "" if level else "; axes as reconstructed: the path is a line"
     first = fixes[names[0]]
     info = {

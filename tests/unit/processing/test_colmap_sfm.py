@@ -299,6 +299,20 @@ def test_photos_taken_straight_ahead_are_placed_and_those_from_one_spot_say_so(c
         reconstructed_focal_length(Place.along_a_corridor(camera, 0.0), 500, known=True)
 
 
+@pytest.mark.parametrize(("photos", "enough"), [(12, True), (31, False)])
+def test_three_photos_are_a_place_of_few_only(photos, enough):
+    place = Place(CAMERAS["pinhole"], num_images=3)
+    names = [image.name for image in place.scene.images]
+    others = [SceneImage(f"{i}.png", 1, None, "train") for i in range(photos - 3)]
+    blind = place.scene.with_images([*(SceneImage(name, 1, None, "train") for name in names), *others])
+    model = triangulate(place.scene, place.keypoints, place.matches(), SfmOptions())
+    if enough:
+        assert [image.name for image in placed(blind, model)[0].images] == names
+    else:
+        with pytest.raises(ReconstructionError, match=f"Only 3 of {photos} photos fit together.*stands still"):
+            placed(blind, model)
+
+
 def test_photos_that_show_nothing_in_common_are_an_error():
     camera = CAMERAS["pinhole"]
     places = [Place(camera, 1, seed=s) for s in range(4)]
