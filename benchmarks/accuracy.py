@@ -72,10 +72,10 @@ CASES: dict[str, Case] = {
     "fox-photos": Case("photos", "fox", "fox/images", "aliked", ("--test_every", "5")),
     "fox-photos-sift": Case("photos", "fox", "fox/images", "sift", ("--test_every", "5")),
     "gerrard": Case("colmap", "gerrard_hall", "gerrard_hall", "aliked"),
+    "gerrard-sift": Case("colmap", "gerrard_hall", "gerrard_hall", "sift"),
     "redkitchen-sfm-thin": Case(*KITCHEN, "aliked", ("--gt", "sfm"), keep=20),
     "fox-thin": Case("nerfstudio", "fox", "fox", "aliked", ("--test_every", "5"), keep=4),
     "gerrard-thin": Case("colmap", "gerrard_hall", "gerrard_hall", "aliked", keep=4),
-    "gerrard-sift": Case("colmap", "gerrard_hall", "gerrard_hall", "sift"),
 }
 
 

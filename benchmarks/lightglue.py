@@ -2,16 +2,17 @@
 
 On every N-th query of scenes that `benchmarks/accuracy.py` has left in --work: our model, mutual nearest neighbours and LightGlue with the
 ten mapping images that look most like the query. Times are those of network or matching plus PnP, features excluded. The rows go to
-benchmarks/results/lightglue.json.
+benchmarks/results/lightglue.json and into the table of docs/benchmark.md.
 
     python benchmarks/lightglue.py --work DIR [--only fox gerrard] [--queries 20]
+    python benchmarks/lightglue.py --page            # only writes the table
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,25 +33,48 @@ from d2s.scene.manifest import Scene
 from d2s.training.data import load_training_set
 
 RESULTS = Path(__file__).parent / "results" / "lightglue.json"
+PAGE = Path(__file__).parents[1] / "docs" / "benchmark.md"
+BEGIN, END = "<!-- benchmarks/lightglue.py -->\n", "<!-- end of lightglue.py -->"
 ROWS = ("redkitchen-sfm", "redkitchen-original", "gerrard", "fox")
+METHODS = ("d2s", "matching", "matching, LightGlue")
 Localize = Callable[[LocalFeatures, pycolmap.Camera], LocalizationResult]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure the chosen rows one after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="work folder of benchmarks/accuracy.py")
+    parser.add_argument("--work", type=Path, help="work folder of benchmarks/accuracy.py")
+    parser.add_argument("--page", action="store_true", help="only write the table into docs/benchmark.md")
     parser.add_argument("--only", nargs="+", choices=ROWS, default=ROWS, help="rows to measure (default: all)")
     parser.add_argument("--queries", type=int, default=20, help="about so many queries a row, evenly spread (default: 20)")
     args = parser.parse_args(argv)
-    for name in args.only:
+    if args.work is None and not args.page:
+        parser.error("--work is needed to measure")
+    for name in () if args.page else args.only:
         row = measure(args.work / name, name, args.queries)
         rows = read_json(RESULTS)["rows"] if RESULTS.is_file() else {}
         write_json(RESULTS, {"threads": torch.get_num_threads(), "rows": {**rows, name: row}})
-        for method, one in row.items():
-            error = f"{one['median_t_cm']:.2f} cm" if one["units"] == "metres" else f"{100 * one['median_t_relative']:.4f} %"
-            print(f"{name:<20} {method:<20} {error}, {one['median_r_deg']:.2f} deg, {one['ms']['total']:.0f} ms a query", flush=True)
+        print(table({name: row}), flush=True)
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), read_json(RESULTS)["rows"]), encoding="utf-8")
     return 0
+
+
+def with_table(text: str, rows: Mapping[str, Any]) -> str:
+    """The page with the table of the rows between its two marks."""
+    before, rest = text.split(BEGIN)
+    return before + BEGIN + table(rows) + END + rest.split(END, 1)[1]
+
+
+def table(rows: Mapping[str, Any]) -> str:
+    """Median errors of every method, and its milliseconds a query."""
+    lines = [("scene", "queries", *METHODS), ("---",) * (2 + len(METHODS))]
+    lines += [(name, str(row["d2s"]["n_queries"]), *(_cell(row[method]) for method in METHODS)) for name, row in rows.items()]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def _cell(one: Mapping[str, Any]) -> str:
+    error = f"{one['median_t_cm']:.2f} cm" if one["units"] == "metres" else f"{100 * one['median_t_relative']:.3f} %"
+    return f"{error}, {one['median_r_deg']:.2f}°; {one['ms']['total']:,.0f} ms"
 
 
 def measure(work: Path, name: str, count: int) -> dict[str, Any]:

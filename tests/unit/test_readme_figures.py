@@ -32,6 +32,15 @@ def test_rendered_places_are_measured_without_a_folder_of_photos(accuracy, monke
     assert "--data_dir is needed to measure fox" in capsys.readouterr().err
 
 
+def test_thin_rows_keep_every_nth_mapping_image_and_all_queries(accuracy, shared_data, tmp_path):
+    case = accuracy.CASES["gerrard-thin"]
+    options = accuracy.thin_lists(case, shared_data, tmp_path)
+    train, test = ((tmp_path / f"list_{split}.txt").read_text().split() for split in ("train", "test"))
+    assert options == [f"--list_train={tmp_path / 'list_train.txt'}", f"--list_test={tmp_path / 'list_test.txt'}"]
+    assert len(train) == 20 and sorted(test) == sorted((shared_data / "gerrard_hall" / "list_test.txt").read_text().split())
+    assert not set(train) & set(test)
+
+
 def test_the_readme_states_what_the_benchmark_measured(accuracy):
     rows = json.loads(accuracy.RESULTS.read_text(encoding="utf-8"))["rows"]
     readme = accuracy.README.read_text(encoding="utf-8")

@@ -20,6 +20,7 @@ from d2s.features.base import LocalFeatures
 from d2s.geometry import pose
 from d2s.geometry.camera import parse_camera, project
 from d2s.localization.result import LocalizationResult
+from d2s.matching.nearest import mutual_nearest_neighbors
 from d2s.scene.manifest import Scene, SceneImage
 from d2s.training.data import TrainingSet
 
@@ -126,6 +127,24 @@ def test_matching_localizes_and_says_what_it_keeps(mapped):
     assert set(found.ms) == {"regressor", "pnp", "total"}
     nothing = LocalFeatures(np.zeros((0, 2), np.float32), np.zeros(0, np.float32), np.zeros((0, 32), np.float32), (640, 480))
     assert not localizer.localize_features(nothing, CAMERA).success
+
+
+def test_another_matcher_sees_the_features_of_both_images(mapped):
+    data, points, descriptors = mapped
+    cam_from_world = np.column_stack([np.eye(3), [0.1, -0.2, 0.5]])
+    pixels, _ = project(CAMERA, pose.transform(cam_from_world, points))
+    query = LocalFeatures(pixels.astype(np.float32), np.ones(90, np.float32), descriptors, (640, 480))
+    seen = []
+
+    def nearest(one: LocalFeatures, other: LocalFeatures) -> np.ndarray:
+        seen.append((one, other))
+        return mutual_nearest_neighbors(one.descriptors, other.descriptors)
+
+    found = MatchingLocalizer(data, matcher=nearest).localize_features(query, CAMERA)
+    np.testing.assert_array_equal(found.inliers, MatchingLocalizer(data).localize_features(query, CAMERA).inliers)
+    assert found.success and found.inliers.sum() > 70
+    assert len(seen) == 2 and all(one is query for one, _ in seen)
+    assert all(other.image_size == (640, 480) and other.keypoints.shape == (60, 2) for _, other in seen)
 
 
 def test_comparison_comes_back_from_disk(tmp_path, colored):
