@@ -133,7 +133,8 @@ def test_another_matcher_sees_the_features_of_both_images(mapped):
     data, points, descriptors = mapped
     cam_from_world = np.column_stack([np.eye(3), [0.1, -0.2, 0.5]])
     pixels, _ = project(CAMERA, pose.transform(cam_from_world, points))
-    query = LocalFeatures(pixels.astype(np.float32), np.ones(90, np.float32), descriptors, (640, 480))
+    unit = descriptors / np.linalg.norm(descriptors, axis=1, keepdims=True)
+    query = LocalFeatures(pixels.astype(np.float32), np.ones(90, np.float32), unit, (640, 480))
     seen = []
 
     def nearest(one: LocalFeatures, other: LocalFeatures) -> np.ndarray:
