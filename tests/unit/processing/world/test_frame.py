@@ -72,6 +72,7 @@ def test_wrong_positions_do_not_matter(walk):
         measured[name] = Fix(measured[name].latitude + 80 / METRES_PER_DEGREE[1], measured[name].longitude, measured[name].altitude)
     world = from_gps(measured, place(walk))
     assert world.info["scale"] == pytest.approx(1 / SCALE, rel=0.03) and world.info["outliers"] >= 6
+    assert f"GPS in 40 photos, of which {40 - world.info['outliers']} agree to" in world.note
     assert 0.3 < world.info["scatter_m"] < 1.2 and world.info["relative_error"] < 0.03
 
 
