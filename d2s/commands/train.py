@@ -279,11 +279,11 @@ def _model_info(scene: Scene, recipe: Recipe, data: TrainingSet, refined: Refine
         bounds=data.bounds(),
         seed=recipe.training.seed,
         pose_field=None if refined is None else _pose_field(scene, refined),
-        extra=_exif_focal(scene),
+        extra=exif_focal(scene),
     )
 
 
-def _exif_focal(scene: Scene) -> dict[str, dict[str, float]]:
+def exif_focal(scene: Scene) -> dict[str, dict[str, float]]:
     """The focal lengths in the EXIF data of the mapping images, of one image per camera: a query that names the same has that camera."""
     firsts = {image.camera_id: image for image in reversed(scene.split("train"))}
     focals = {format_camera(scene.camera(image)): _read_focal(scene.path(image)) for image in firsts.values()}
