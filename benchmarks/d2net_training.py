@@ -1,11 +1,13 @@
 """Does the training of D2-Net work on real photos? From SfM points to a miniature MegaDepth, through the commands of `d2s d2net`, to MMA.
 
-    python benchmarks/d2net_training.py --scene 0000=DIR:0:480:4 0001=DIR --held_out 0002=DIR --weights FILE --folder DIR
+    python benchmarks/d2net_training.py --scene 0000=DIR:0:480:4 0001=DIR --held_out 0002=DIR --weights FILE --folder DIR --others sift
 
 DIR is a scene that `d2s preprocess` made; what follows are the first, the end and the step of its photos by name. The scenes are laid out
 like MegaDepth (real_megadepth.py), then undistorted, prepared and trained on with the real commands, which go on where they were killed.
-Measured on the held-out scenes before and after: the loss, and the share of mutual nearest neighbours that depth confirms (MMA). Weights
-are those that training begins with: VGG16 as trained on ImageNet.
+Measured on the held-out scenes before and after: the loss, and the share of mutual nearest neighbours that depth confirms (MMA). What the
+positions of keypoints do to it, is told from what descriptors do: `near` is the share of the matches within 10 px, `repeated` that of the
+keypoints that have any keypoint there, right or wrong. `half` is the trained one on photos of half the size: its cells are twice as large.
+--others are features that show what depth can confirm at all. Weights are those that training begins with: VGG16 as trained on ImageNet.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from real_megadepth import make_scene
+from scipy.spatial import KDTree
 
 from d2s.cli import run_module
 from d2s.d2net.correspondences import warp
@@ -31,6 +34,8 @@ from d2s.d2net.megadepth import MegaDepthScene
 from d2s.d2net.megadepth_data import Photo, load_crop
 from d2s.d2net.megadepth_undistort import read_model
 from d2s.d2net.scene_info import SceneInfo
+from d2s.features.images import read_image
+from d2s.features.table import make_extractor
 from d2s.scene.atomic import read_json, write_json
 
 RESULTS = Path(__file__).parent / "results" / "d2net_training.json"
@@ -39,6 +44,16 @@ OVERLAP = 0.3  # of pairs to train on: few reach the published 0.5 here
 HELD_OUT_OVERLAP = (0.15, 0.6)  # of pairs to measure on
 HELD_OUT_PAIRS = 12  # per scene
 TOLERANCE = 0.05  # by which depths may differ where a match can be judged
+NEAR = 10.0  # pixels: matches farther off are wrong ones
+OTHERS_KEYPOINTS = 1000  # about as many as D2-Net has
+
+
+@dataclass(frozen=True)
+class Points:
+    """Keypoints: pixels (N, 2), descriptors (N, D)."""
+
+    pixels: NDArray[np.float64]
+    descriptors: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -56,6 +71,7 @@ def main() -> None:
     parser.add_argument("--held_out", type=part, nargs="+", required=True, help="to measure on")
     parser.add_argument("--weights", type=Path, required=True, help="VGG16, or another start")
     parser.add_argument("--folder", type=Path, required=True, help="of everything that is made; kept")
+    parser.add_argument("--others", nargs="*", default=[], help="features to compare with")
     parser.add_argument("--pairs_per_scene", type=int, default=100)
     parser.add_argument("--num_epochs", type=int, default=2)
     args = parser.parse_args()
@@ -69,8 +85,9 @@ def main() -> None:
     accuracy = {}
     for scene in args.held_out:
         pairs = held_out_pairs(root, SceneInfo.load(infos / f"{scene.name}.npz"))
-        weights = {"start": args.weights, "trained": trained}
-        rows = {name: measure(pairs, file, f".{name}", args.folder / "images.txt") for name, file in weights.items()}
+        ways = {"start": (args.weights, 1), "trained": (trained, 1), "half": (trained, 0.5)}
+        rows = {name: measure(pairs, d2net_features(pairs, name, *way, args.folder / "images.txt")) for name, way in ways.items()}
+        rows |= {name: measure(pairs, other_features(pairs, name)) for name in args.others}
         accuracy[scene.name] = {"pairs": len(pairs), **rows}
         print(scene.name, {name: {limit: row["mma"][limit] for limit in ("1", "3", "5", "10")} for name, row in rows.items()})
     inputs = {"weights": args.weights.name, "train": sources(args.scene), "held_out": sources(args.held_out)}
@@ -155,29 +172,53 @@ def photo(root: Path, info: SceneInfo, number: int) -> Photo:
     return Photo(*paths, info.intrinsics[number], info.poses[number], (0.0, 0.0))
 
 
-def measure(pairs: Sequence[tuple[Photo, Photo]], weights: Path, extension: str, listed: Path) -> dict[str, Any]:
-    """MMA, and matches per pair that depth can judge. Features are those of `d2s d2net extract`, kept beside the photos."""
-    images = sorted({str(photo.image) for pair in pairs for photo in pair})
-    listed.write_text("\n".join(images) + "\n")
-    command("extract", "--image_list_file", listed, "--model_file", weights, "--output_extension", extension, "--skip_existing")
-    errors = [match_errors(one, two, extension) for one, two in pairs]
-    shares = np.stack([share_within(values) for values in errors])
-    counts = [len(np.load(image + extension)["keypoints"]) for image in images]
+def images_of(pairs: Sequence[tuple[Photo, Photo]]) -> list[Path]:
+    return sorted({photo.image for pair in pairs for photo in pair})
+
+
+def d2net_features(pairs: Sequence[tuple[Photo, Photo]], name: str, weights: Path, scale: float, listed: Path) -> dict[Path, Points]:
+    """Those of `d2s d2net extract`, kept beside the photos under the name."""
+    images = images_of(pairs)
+    listed.write_text("\n".join(map(str, images)) + "\n")
+    files = ["--image_list_file", listed, "--output_extension", f".{name}", "--skip_existing"]
+    command("extract", *files, "--model_file", weights, "--scales", scale)
+    found = {image: np.load(f"{image}.{name}") for image in images}
+    return {image: Points(arrays["keypoints"][:, :2].astype(np.float64), arrays["descriptors"]) for image, arrays in found.items()}
+
+
+def other_features(pairs: Sequence[tuple[Photo, Photo]], name: str) -> dict[Path, Points]:
+    extractor = make_extractor(name, OTHERS_KEYPOINTS, "cpu")
+    found = {image: extractor.extract([read_image(image)])[0] for image in images_of(pairs)}
+    return {image: Points(features.keypoints.astype(np.float64), features.descriptors) for image, features in found.items()}
+
+
+def measure(pairs: Sequence[tuple[Photo, Photo]], features: dict[Path, Points]) -> dict[str, Any]:
+    """MMA with its standard error over pairs, and matches per pair that depth can judge."""
+    judged = [judge(one, two, features[one.image], features[two.image]) for one, two in pairs]
+    shares = np.stack([share_within(errors) for errors, _ in judged])
+    errors = shares.std(axis=0, ddof=1) / len(shares) ** 0.5
     return {
-        "keypoints": float(np.mean(counts)),
-        "matches": float(np.mean([len(values) for values in errors])),
-        "mma": dict(zip(map(str, THRESHOLDS), shares.mean(axis=0).round(4).tolist(), strict=True)),
+        "keypoints": float(np.mean([len(points.pixels) for points in features.values()])),
+        "matches": float(np.mean([len(errors) for errors, _ in judged])),
+        "mma": by_pixels(shares.mean(axis=0)),
+        "mma_error": by_pixels(errors),
+        "near": by_pixels(np.mean([share_within(errors[errors <= NEAR]) for errors, _ in judged], axis=0)),
+        "repeated": by_pixels(np.mean([share_within(nearest) for _, nearest in judged], axis=0)),
     }
 
 
-def match_errors(one: Photo, two: Photo, extension: str) -> NDArray[np.float64]:
-    """Distances in pixels (K,) between where a match is in the second photo and where depth says it should be."""
-    features = [np.load(f"{photo.image}{extension}") for photo in (one, two)]
-    rows, columns = mutual_matches(features[0]["descriptors"], features[1]["descriptors"]).T
-    places = [torch.from_numpy(f["keypoints"][k, :2].astype(np.float64)) for f, k in zip(features, (rows, columns), strict=True)]
+def by_pixels(values: NDArray[np.float64]) -> dict[str, float]:
+    return dict(zip(map(str, THRESHOLDS), values.round(4).tolist(), strict=True))
+
+
+def judge(one: Photo, two: Photo, first: Points, second: Points) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How far (K,) from where depth says it should be a match is in the second photo, and (M,) the keypoint that is nearest to there."""
     views = [load_crop(photo, LONGEST).view for photo in (one, two)]
-    expected, seen = warp(places[0], views[0], views[1], tolerance=TOLERANCE)
-    return np.asarray((expected - places[1]).norm(dim=1)[seen].numpy())
+    expected, seen = (part.numpy() for part in warp(torch.from_numpy(first.pixels), views[0], views[1], tolerance=TOLERANCE))
+    rows, columns = mutual_matches(first.descriptors, second.descriptors).T
+    errors = np.linalg.norm(expected[rows] - second.pixels[columns], axis=1)[seen[rows]]
+    nearest, _ = KDTree(second.pixels).query(expected[seen])
+    return errors, np.asarray(nearest, np.float64)
 
 
 if __name__ == "__main__":
