@@ -2,7 +2,7 @@
 
     python benchmarks/features.py --data_dir DATA [--features xfeat …] [--weights d2net=FILE]     # pairs of photos, and the time
     python benchmarks/features.py --data_dir DATA --recipe [--work DIR] [--features …]            # the whole recipe, on the fox
-    python benchmarks/features.py --page                                                         # the table of docs/benchmark.md
+    python benchmarks/features.py --page                                                         # the table of docs/features.md
 
 Writes benchmarks/results/features.json and the table; a row that is measured again replaces the old one. DATA/7scenes/SCENE needs
 `pgt_sfm.txt` (`name qw qx qy qz tx ty tz f`) and the images, DATA/fox `transforms.json`. Times are CPU seconds of one thread; the recipe
@@ -40,7 +40,7 @@ import accuracy
 import baselines
 
 RESULTS = Path(__file__).parent / "results" / "features.json"
-PAGE = Path(__file__).parents[1] / "docs" / "benchmark.md"
+PAGE = Path(__file__).parents[1] / "docs" / "features.md"
 BEGIN, END = "<!-- benchmarks/features.py --page -->\n", "<!-- end -->"
 GAPS = (15, 50)  # frames between the two images of a pair
 STEPS = 200
@@ -231,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--work", type=Path, default=Path("benchmark_runs"), help="where scenes and runs of --recipe go")
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file of the rows (default: benchmarks/results/features.json)")
-    parser.add_argument("--page", action="store_true", help="only write the table into docs/benchmark.md")
+    parser.add_argument("--page", action="store_true", help="only write the table into docs/features.md")
     args = parser.parse_args(argv)
     if not args.page:
         if args.data_dir is None:

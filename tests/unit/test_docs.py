@@ -28,6 +28,7 @@ EXPECTED = (
     "design_decisions_data",
     "experiments",
     "extra_images",
+    "features",
     "file_formats",
     "first_map",
     "hloc",
