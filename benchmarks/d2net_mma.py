@@ -8,7 +8,8 @@ other light, shifted, scaled, turned and tilted by known amounts (d2net_warps.py
 
 - the matching accuracy (MMA), and by how much that of corrected coordinates is higher;
 - the offset that all keypoints have from what they mean, which shifts cancel, but changes of size and turns show: keypoints with an offset
-  o make matches under a similarity A lie (I - A) o beside where they should. It is the o that explains the matches best.
+  o make matches under a similarity A lie (I - A) o beside where they should. It is the o that explains the matches best. Wrong matches
+  among the near ones make it smaller, and filters have offsets of their own, which are the opposite with all filters turned.
 
 `inner` rows are without keypoints near the image's border: there the published code sees zeros beyond its map, and finds keypoints that
 belong to the frame, not to what it shows. Where the camera stands still, such keypoints look right. In `light` pairs all is in its place;
@@ -45,8 +46,8 @@ PHOTOS = {
     "redkitchen": [f"7scenes/redkitchen/seq-01/frame-{number:06d}.color.jpg" for number in (40, 430, 800)],
 }
 SCALES = {"single scale": (1.0,), "pyramid": pyramid.MULTISCALE}
-LONGEST = {"single scale": 320, "pyramid": 224}  # longer side of the rendered images, pixels
-RANDOM = "random"
+LONGEST = {"single scale": 320, "pyramid": 176}  # longer side of the rendered images, pixels
+RANDOM, TURNED = "random", ":turned"
 MARGIN = 14  # pixels: beyond the border's cells and their offset
 PUBLISHED_OFFSET = -2.0  # pixels of its level by which a published keypoint lies beside what it means
 MMA_LIMITS = (1, 2, 3, 5)
@@ -93,17 +94,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of fox, gerrard_hall and 7scenes/redkitchen")
     parser.add_argument("--more", nargs="*", default=[], metavar="PLACE=FILE", help="other photos")
-    weights = f"checkpoints of D2-Net or VGG16; {RANDOM}: filters by chance, which see contrast alone"
+    weights = f"checkpoints of D2-Net or VGG16; FILE{TURNED}: all filters by half a turn; {RANDOM}: by chance, which see contrast alone"
     parser.add_argument("--weights", nargs="*", default=[], help=f"for one scale: {weights}")
     parser.add_argument("--pyramid", nargs="*", default=[], help="the same for the pyramid")
     parser.add_argument("--folder", type=Path, required=True, help="of figures per photo")
+    parser.add_argument("--kept", action="store_true", help="sum up the photos whose figures are there, measure no other")
     args = parser.parse_args()
     torch.set_num_threads(1)
     photos = photos_of(args.data, args.more)
     rows = {}
     for scales, names in (("single scale", args.weights), ("pyramid", args.pyramid)):
-        for name in names:
-            rows.update(summary(f"{Path(name).stem}, {scales}", measured(name, scales, photos, args.folder)))
+        found = {name: measured(name, scales, photos, args.folder, args.kept) for name in names}
+        for name, by_photo in found.items():
+            rows.update(summary(f"{titled(name)}, {scales}", list(by_photo.values())))
+            if name.endswith(TURNED) and (straight := found.get(name.removesuffix(TURNED))):
+                rows.update(geometry(f"{titled(name)} and not, {scales}", straight, by_photo))
     places = {photo.place: sum(other.place == photo.place for other in photos) for photo in photos}
     inputs = {"photos": places, "longest_px": LONGEST, "margin_px": MARGIN, "near_px": NEAR}
     versions = {"python": platform.python_version(), "torch": torch.__version__}
@@ -118,17 +123,23 @@ def photos_of(data: Path, more: Sequence[str]) -> list[Photo]:
     return [Photo(place, path, seed) for seed, (place, path) in enumerate(named)]
 
 
-def measured(weights: str, scales: str, photos: Sequence[Photo], folder: Path) -> list[list[Pair]]:
-    """The pairs of each photo."""
-    network = network_with(weights)
-    pairs = []
+def measured(weights: str, scales: str, photos: Sequence[Photo], folder: Path, kept: bool) -> dict[str, list[Pair]]:
+    """The pairs of each photo, by its name."""
+    network = None if kept else network_with(weights)
+    pairs = {}
     for photo in photos:
-        record = folder / f"{Path(weights).stem}, {scales}" / f"{photo.place} {photo.path.stem}.json"
-        if not record.is_file():
+        record = folder / f"{titled(weights)}, {scales}" / f"{photo.place} {photo.path.stem}.json"
+        if network and not record.is_file():
             write_json(record, list(measure(network, scales, photo)))
             print(record.stem, flush=True)
-        pairs.append(read_json(record))
+        if record.is_file():
+            pairs[record.stem] = read_json(record)
     return pairs
+
+
+def titled(weights: str) -> str:
+    turned = weights.endswith(TURNED)
+    return Path(weights.removesuffix(TURNED)).stem + " turned" * turned
 
 
 def network_with(weights: str) -> D2Net:
@@ -140,7 +151,10 @@ def network_with(weights: str) -> D2Net:
             if tensor.ndim == 4:
                 tensor -= tensor.mean(dim=(1, 2, 3), keepdim=True)
     else:
-        load_into(network, Path(weights))
+        load_into(network, Path(weights.removesuffix(TURNED)))
+    if weights.endswith(TURNED):
+        for tensor in network.state_dict().values():
+            tensor.copy_(tensor.flip(2, 3) if tensor.ndim == 4 else tensor)
     return network
 
 
@@ -202,6 +216,16 @@ def summary(title: str, photos: Sequence[Sequence[Pair]]) -> dict[str, dict[str,
     return rows
 
 
+def geometry(title: str, straight: dict[str, list[Pair]], turned: dict[str, list[Pair]]) -> dict[str, dict[str, Any]]:
+    """The offset without that of the filters, which is the opposite in turned ones, and the filters' own. Photos that both have seen."""
+    rows = {}
+    for way in COORDINATES:
+        one, two = (np.stack([offset_of(select(of[name], way, "all", ("scale", "turn"))) for name in turned]) for of in (straight, turned))
+        rows[f"{title}, all, offset, {way}"] = {"photos": len(one), "px": spread((one + two) / 2)}
+        rows[f"{title}, all, offset of filters, {way}"] = {"photos": len(one), "px": spread((one - two) / 2)}
+    return rows
+
+
 def select(pairs: Sequence[Pair], way: str, part: str, kinds: Sequence[str]) -> list[Pair]:
     """`kinds`: whole names of views, or their first word."""
     chosen = (pair for pair in pairs if (pair["coordinates"], pair["part"]) == (way, part))
@@ -242,26 +266,23 @@ def offset_of(pairs: Sequence[Pair]) -> np.ndarray:
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
-    """Markdown: MMA of all keypoints in percent, with the gain over photos; then the offsets."""
-    lines = ["| | | keypoints | matches | 1 px | 2 px | 3 px | 5 px |", "|---|---|---|---|---|---|---|---|"]
+    """Markdown: MMA in percent, corrected / published, with the gain and in how many photos there is one; then the offsets."""
+    lines = [f"| | matches | {' | '.join(f'{limit} px' for limit in MMA_LIMITS)} |", "|---" * (2 + len(MMA_LIMITS)) + "|"]
+    offsets = []
     for key, row in rows.items():
-        *title, part, group, way = split(key)
-        if group == "offset":
-            (x, y), (dx, dy) = row["px"]
-            lines.append(f"offset, {', '.join(title)}, {part}, {way}: {x:.2f} +- {dx:.2f}, {y:.2f} +- {dy:.2f} px")
+        title, _, way = key.rpartition(", ")
+        if "px" in row:
+            offsets.append(f"{key}: {', '.join(f'{mean:.2f} ± {error:.2f}' for mean, error in zip(*row['px'], strict=True))} px")
         elif way == "gain":
-            values = " | ".join(f"{100 * m:+.1f} +- {100 * e:.1f} ({n})" for m, e, n in row["mma"].values())
-            lines.append(f"| {', '.join([*title, part, group])} | gain | | | {values} |")
-        else:
-            values = " | ".join(f"{100 * m:.1f}" for m, _, _ in row["mma"].values())
-            lines.append(f"| {', '.join([*title, part, group])} | {way} | {row['keypoints']:.0f} | {row['matches']:.0f} | {values} |")
-    return "\n".join(lines)
+            pair = [rows[f"{title}, {other}"] for other in COORDINATES]
+            cells = [gain_text(*(other["mma"][limit] for other in (*pair, row))) for limit in row["mma"]]
+            counts = " / ".join(f"{other['matches']:.0f}" for other in pair)
+            lines.append(f"| {title} | {counts} | {' | '.join(cells)} |")
+    return "\n".join([*lines, *offsets])
 
 
-def split(key: str) -> list[str]:
-    """Weights, scales, part, group and way of a row; a group may have a comma in it."""
-    weights, scales, part, *group, way = key.split(", ")
-    return [weights, scales, part, ", ".join(group), way]
+def gain_text(corrected: Sequence[float], published: Sequence[float], gain: Sequence[float]) -> str:
+    return f"{100 * corrected[0]:.1f} / {100 * published[0]:.1f} ({100 * gain[0]:+.1f} ± {100 * gain[1]:.1f}, {gain[2]})"
 
 
 if __name__ == "__main__":
