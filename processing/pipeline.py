@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from d2s.errors import SettingsMismatchError
+from d2s.errors import ReconstructionError, SettingsMismatchError
 from d2s.features.base import settings_hash
 from d2s.features.table import make_extractor
 from d2s.geometry.camera import format_camera
@@ -36,7 +36,7 @@ from processing.sfm.lookalikes import reconsider
 from processing.sfm.matching import ReadFeatures, cached
 from processing.sfm.model_files import read_model, save_model
 from processing.sfm.observations import observed_points
-from processing.sfm.reconstruction import Reconstructed, match_photos, placed, reconstruct
+from processing.sfm.reconstruction import REMEDY, Reconstructed, match_photos, placed, reconstruct
 from processing.sfm.refinement import LOOSE, refine_poses
 from processing.stages import Stages, remove_outputs
 from processing.unplaced import why_unplaced
@@ -267,7 +267,12 @@ def _reconstruct(settings: Settings, folder: Path, source: SceneSource, read: Re
     scene, unplaced = placed(source.scene, found.model)
     train = scene.with_images(scene.split("train"))
     names = {image.name for image in train.images}
-    info = _publish_map(settings, folder / "sfm", train, read, verify_matches(train, read, restrict(matches, names), settings.sfm))
+    verified = verify_matches(train, read, restrict(matches, names), settings.sfm)
+    try:
+        info = _publish_map(settings, folder / "sfm", train, read, verified)
+    except ReconstructionError as error:  # its remedy speaks of given poses
+        counted = f"{len(scene.images)} of {len(source.scene.images)} photos fit together, and too loosely for a map"
+        raise ReconstructionError(f"Only {counted}: {error.problem}", REMEDY) from error
     save_model(found.model, folder / "sfm_all")
     return {
         **info, "models_found": found.num_models, "photos_placed": found.model.num_reg_images(),
