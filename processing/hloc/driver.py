@@ -132,7 +132,7 @@ class Driver:
         if name == OWN:
             return None
         conf = package.configuration("extract_features", name)
-        problem = package.usable("extractors", conf["model"]["name"])
+        problem = package.usable("extractors", conf["model"])
         if problem and given:
             raise InputError(problem, f"Choose another --hloc_conf, or --hloc_conf {OWN}.")
         if problem:
@@ -248,7 +248,7 @@ class Driver:
         given = self.options.matcher
         names = (given,) if given else MATCHERS.get(self.options.features, ()) + ("NN-mutual",)
         for name in names:
-            problem = package.usable("matchers", package.configuration("match_features", name)["model"]["name"])
+            problem = package.usable("matchers", package.configuration("match_features", name)["model"])
             if not problem:
                 return name
             if given:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import logging
+import pickle
 import subprocess
 import sys
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -43,12 +47,22 @@ def _calm() -> None:
         logging.getLogger("hloc").setLevel(logging.WARNING)
 
 
-def usable(kind: str, name: str) -> str:
-    """Why hloc's extractor or matcher cannot be used here; empty when it can. `kind`: `extractors` or `matchers`."""
+def usable(kind: str, model: Mapping[str, Any]) -> str:
+    """Why hloc's extractor or matcher cannot be used here; empty when it can. `kind`: `extractors` or `matchers`.
+
+    `model`: that part of a configuration. It is built for the answer: its code may be here without its weights.
+    """
     try:
-        hloc_module(f"{kind}.{name}")
+        hloc_module(f"{kind}.{model['name']}")
     except MissingPackageError as error:
         return error.problem
+    build = hloc_module("utils.base_model").dynamic_load(hloc_module(kind), model["name"])
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # some say that they were loaded, and will again
+            build(deepcopy(dict(model)))
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        reason = " ".join(str(error).split())[:200]
+        return f"hloc.{kind}.{model['name']} cannot be used here, its weights do not load: {reason}."
     return ""
 
 

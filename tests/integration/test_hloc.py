@@ -216,8 +216,8 @@ def test_our_features_go_through_hloc(photos, tmp_path):
 
 
 def test_extractor_without_its_submodule_is_one_clear_line(photos, tmp_path, capsys):
-    if not package.usable("extractors", "superpoint"):
-        pytest.skip("hloc's submodules are here")
+    if not package.usable("extractors", {"name": "superpoint"}):
+        pytest.skip("hloc's SuperPoint is here")
     arguments = ["--dataset", "colmap", "--dataset_dir", photos, "--out_dir", tmp_path, "--sfm", "hloc", "--hloc_conf", "superpoint_aachen"]
     assert preprocess(*arguments) == 2
     error = capsys.readouterr().err

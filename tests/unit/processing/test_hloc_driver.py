@@ -22,6 +22,15 @@ from processing.hloc.names import hloc_names
 
 MATCHES = np.array([2, -1, 0, -1, 3], np.int16)
 A, B = "seq-01/a.png", "seq-02/b.png"
+FAKE_MATCHERS = {
+    "superglue": "superglue",
+    "superpoint+lightglue": "lightglue",
+    "NN-superpoint": "nearest_neighbor",
+    "NN-mutual": "nearest_neighbor",
+}
+NEEDS_WEIGHTS = "class Model:\n    def __init__(self, conf):\n        print('Loading')\n        open('/nowhere/superglue_outdoor.pth')\n"
+NEEDS_NOTHING = "class Model:\n    def __init__(self, conf):\n        print('Loaded', conf.pop('name'))\n"
+LOADER = "import importlib\ndef dynamic_load(root, name):\n    return importlib.import_module(f'{root.__name__}.{name}').Model\n"
 
 
 @pytest.mark.parametrize("key", ["seq-01-a.png/seq-02-b.png", "seq-01-a.png_seq-02-b.png"])
@@ -203,6 +212,16 @@ def fake_hloc(tmp_path, monkeypatch):
     (folder / "extract_features.py").write_text(f"confs = {conf}\n")
     (folder / "extractors" / "__init__.py").touch()
     (folder / "extractors" / "superpoint.py").write_text("import SuperGluePretrainedNetwork\n")
+    confs = {name: {"output": name, "model": {"name": module}} for name, module in FAKE_MATCHERS.items()}
+    (folder / "match_features.py").write_text(f"confs = {confs}\n")
+    (folder / "matchers").mkdir()
+    (folder / "matchers" / "__init__.py").touch()
+    (folder / "matchers" / "superglue.py").write_text(NEEDS_WEIGHTS)
+    (folder / "matchers" / "lightglue.py").write_text("import lightglue_that_is_not_here\n")
+    (folder / "matchers" / "nearest_neighbor.py").write_text(NEEDS_NOTHING)
+    (folder / "utils").mkdir()
+    (folder / "utils" / "__init__.py").touch()
+    (folder / "utils" / "base_model.py").write_text(LOADER)
     yield folder
     for name in [name for name in sys.modules if name.partition(".")[0] == "hloc"]:
         del sys.modules[name]
@@ -218,12 +237,23 @@ def test_clone_is_imported_and_its_configurations_stay(fake_hloc):
 
 
 def test_missing_submodule_is_said_and_our_extractor_taken(fake_hloc, tmp_path, caplog):
-    assert "No module named 'SuperGluePretrainedNetwork'" in package.usable("extractors", "superpoint")
+    assert "No module named 'SuperGluePretrainedNetwork'" in package.usable("extractors", {"name": "superpoint"})
     with caplog.at_level("INFO"):
         assert Driver(DriveOptions("superpoint", 2048), tmp_path)._extractor_conf() is None
     assert "Features come from our own superpoint extractor" in caplog.text
     with pytest.raises(InputError, match="cannot be used here"):
         Driver(DriveOptions("superpoint", 2048, conf="superpoint_aachen"), tmp_path)._extractor_conf()
+
+
+def test_matcher_without_its_weights_gives_way_to_the_next(fake_hloc, tmp_path, caplog, capsys):
+    """The submodule's code may be there without its checkpoints: hloc would stop in the middle, after all features are extracted."""
+    with caplog.at_level("INFO"):
+        assert Driver(DriveOptions("superpoint", 2048), tmp_path)._matcher_name() == "NN-superpoint"
+    assert "superglue cannot be used here, its weights do not load" in caplog.text and "superglue_outdoor.pth" in caplog.text
+    assert "lightglue_that_is_not_here" in caplog.text
+    assert capsys.readouterr().out == ""
+    with pytest.raises(InputError, match=r"superglue_outdoor\.pth.*Choose another --hloc_matcher"):
+        Driver(DriveOptions("superpoint", 2048, matcher="superglue"), tmp_path)._matcher_name()
 
 
 def test_without_hloc_one_line_says_how_to_get_it(monkeypatch):
