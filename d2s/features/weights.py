@@ -187,7 +187,9 @@ def load_state_dict(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:120]
+        # Text read as a pickle ends in a KeyError, whose message is a bare number, and an empty file in an EOFError without any.
+        told = "" if isinstance(error, KeyError) else " ".join(str(error).split())[:120]
+        reason = told or "it is no checkpoint of PyTorch."
         raise WeightsError(
             f"Weights {path} cannot be loaded: {reason}", "Give another file with --weights, or download it again."
         ) from None

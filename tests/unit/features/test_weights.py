@@ -192,3 +192,10 @@ def test_every_entry_is_pinned() -> None:
         checksum_unknown = name.startswith("d2net")  # its authors give none: the first download records one
         assert entry.git_blob or entry.sha256 or checksum_unknown, name
         assert not {"main", "master"} & set(entry.url.split("/")), name
+
+
+@pytest.mark.parametrize("content", [b"image.jpg 1 2 3\n", b"", b"i"])
+def test_a_text_file_is_said_to_be_no_checkpoint_in_words(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "list.txt").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"list\.txt cannot be loaded: [A-Za-z]{2,}"):
+        load_state_dict(tmp_path / "list.txt")
