@@ -80,10 +80,11 @@ def check_image(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return image
 
 
-def shrink(image: NDArray[np.uint8], max_side: int | None) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+def shrink(image: NDArray[Any], max_side: int | None) -> tuple[NDArray[Any], NDArray[np.float32]]:
     """The image with its longer side at most `max_side` pixels, and the scale (2,) of x and y back to the original image.
 
-    Area averaging, never enlarged. A point p of the smaller image lies at `to_original(p, scale)`.
+    Area averaging, never enlarged, in the type that the image has (uint8, float32). A point p of the smaller image lies at
+    `to_original(p, scale)`.
     """
     height, width = image.shape[:2]
     if max_side is None or max(height, width) <= max_side:
@@ -91,7 +92,7 @@ def shrink(image: NDArray[np.uint8], max_side: int | None) -> tuple[NDArray[np.u
     factor = max_side / max(height, width)
     new_width, new_height = max(1, round(width * factor)), max(1, round(height * factor))
     small = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_AREA)
-    return np.asarray(small, dtype=np.uint8), np.array([width / new_width, height / new_height], np.float32)
+    return np.asarray(small, dtype=image.dtype), np.array([width / new_width, height / new_height], np.float32)
 
 
 def to_original(points: NDArray[np.floating], scale: NDArray[np.float32]) -> NDArray[np.float32]:  # type: ignore[type-arg]

@@ -28,6 +28,7 @@ class NetworkExtractor:
 
     descriptor_dim: int
     gray = False
+    shrink_in_float = False  # whether a shrunk image keeps its fractions of a gray level
 
     def __init__(self, name: str, num_keypoints: int, device: str, weights: Path | None, **options: Any) -> None:
         self.name, self.num_keypoints, self.options = name, num_keypoints, options
@@ -62,7 +63,7 @@ class NetworkExtractor:
     def extract(self, images: Sequence[NDArray[np.uint8]]) -> list[LocalFeatures]:
         """Features of the images; those of equal size go through the network together."""
         sources = [check_image(image) for image in images]
-        resized = [shrink((to_gray if self.gray else to_rgb)(image), self.options.get("max_side")) for image in sources]
+        resized = [shrink(self._as_input(image), self.options.get("max_side")) for image in sources]
         results: dict[int, LocalFeatures] = {}
         for rows in equal_sizes([image for image, _ in resized], self.batch_size):
             found = self._detect_padded(torch.stack([_to_tensor(resized[row][0]) for row in rows]))
@@ -70,6 +71,10 @@ class NetworkExtractor:
                 height, width = sources[row].shape[:2]
                 results[row] = self._best(detections, resized[row][1], (width, height))
         return [results[row] for row in range(len(sources))]
+
+    def _as_input(self, image: NDArray[np.uint8]) -> NDArray[Any]:
+        image = (to_gray if self.gray else to_rgb)(image)
+        return image.astype(np.float32) if self.shrink_in_float else image
 
     def _detect_padded(self, images: Tensor) -> list[Detections]:
         height, width = images.shape[-2:]
@@ -101,8 +106,8 @@ def torch_device(device: str) -> torch.device:
     return found
 
 
-def _to_tensor(image: NDArray[np.uint8]) -> Tensor:
-    """(C, H, W) uint8."""
+def _to_tensor(image: NDArray[Any]) -> Tensor:
+    """(C, H, W) in the image's type."""
     array = image[:, :, None] if image.ndim == 2 else image
     return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
 
@@ -111,7 +116,7 @@ def _keep(mask: Tensor, *tensors: Tensor) -> Any:
     return tuple(tensor[mask] for tensor in tensors)
 
 
-def equal_sizes(images: Sequence[NDArray[np.uint8]], limit: int) -> list[list[int]]:
+def equal_sizes(images: Sequence[NDArray[Any]], limit: int) -> list[list[int]]:
     """Row numbers in groups of at most `limit` images of one size."""
     by_size: dict[tuple[int, ...], list[int]] = {}
     for row, image in enumerate(images):

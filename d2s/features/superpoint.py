@@ -117,6 +117,8 @@ class SuperPointExtractor(NetworkExtractor):
             raise unknown_choice("sampling", self.options["sampling"], SAMPLINGS)
         if self.options["nms_radius"] < 0 or self.options["border"] < 0:
             raise InputError("nms_radius and border of SuperPoint must not be negative.")
+        # hloc shrinks float images: rounded to whole gray levels, one keypoint in ten of the best 1024 is another
+        self.shrink_in_float = self.options["sampling"] == "hloc"
         network = SuperPoint(batch_norm=self.name == "superpoint-open")
         network.load_state_dict(state if self.name == "superpoint-open" else rename_magic_leap(state))
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]  # twice as fast on a CPU

@@ -111,6 +111,8 @@ def test_shrinking_never_enlarges_and_keeps_geometry() -> None:
     assert same is image and scale.tolist() == [1, 1]
     small, scale = shrink(image, 20)
     assert small.shape[:2] == (11, 20)
+    fine, _ = shrink(image.astype(np.float32), 20)
+    assert (small.dtype, fine.dtype) == (np.uint8, np.float32) and 0 < np.abs(fine - small).max() <= 0.5
     corners = np.array([[-0.5, -0.5], [19.5, 10.5]])  # the outer edges of both images coincide
     np.testing.assert_allclose(to_original(corners, scale), [[-0.5, -0.5], [56.5, 30.5]], atol=1e-5)
 

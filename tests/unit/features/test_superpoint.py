@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -93,6 +94,23 @@ def test_magic_leap_variant_equals_transformers(hugging_face, tmp_path: Path) ->
     np.testing.assert_allclose(found.scores, theirs.scores[0].numpy(), rtol=1e-4)
     np.testing.assert_array_equal(found.keypoints, (theirs.keypoints[0] * size).round().numpy())
     np.testing.assert_allclose(found.descriptors, theirs.descriptors[0].numpy(), atol=1e-4)
+
+
+@torch.inference_mode()
+def test_with_hlocs_sampling_shrunk_images_are_not_rounded_to_gray_levels(tmp_path: Path) -> None:
+    """hloc shrinks float images; the last of the best keypoints depend on it."""
+    path = tmp_path / "superpoint.pth"
+    torch.save(magic_leap_state(), path)
+    image = photo(192, 272)
+    pixels = cv2.resize(image.astype(np.float32), (136, 96), interpolation=cv2.INTER_AREA)
+    scores, _ = ours(magic_leap_state())(torch.from_numpy(pixels)[None, None] / 255)
+    found = {
+        sampling: make_extractor("superpoint", 300, weights=path, sampling=sampling, max_side=136).extract([image])[0]
+        for sampling in ("hloc", "exact")
+    }
+    places = np.round((found["hloc"].keypoints - 0.5) / 2).astype(int)
+    np.testing.assert_allclose(found["hloc"].scores, scores[0].numpy()[places[:, 1], places[:, 0]], rtol=1e-4)
+    assert np.abs(found["exact"].scores - found["hloc"].scores).max() > 1e-4 * found["hloc"].scores.max()
 
 
 def reference_open(state: dict[str, torch.Tensor], image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
