@@ -76,11 +76,15 @@ def _add_points(ours: pycolmap.Reconstruction, model: pycolmap.Reconstruction, p
 
 def refine_points(model: pycolmap.Reconstruction) -> None:
     """Least reprojection error of the points; poses and cameras stay as they are."""
+    pycolmap.ObservationManager(model).filter_observations_with_negative_depth()
+    config = pycolmap.BundleAdjustmentConfig()
+    for image_id in model.images:
+        config.add_image(image_id)
     options = pycolmap.BundleAdjustmentOptions()
     options.print_summary = False
     for name in (
         "refine_focal_length", "refine_principal_point", "refine_extra_params", "refine_rig_from_world", "refine_sensor_from_rig",
     ):  # fmt: skip
         setattr(options, name, False)
-    with quiet_colmap():
-        pycolmap.bundle_adjustment(model, options)
+    with quiet_colmap():  # the adjuster itself: pycolmap.bundle_adjustment prints a headline that nothing silences
+        pycolmap.create_default_bundle_adjuster(options, config, model).solve()

@@ -22,6 +22,7 @@ from d2s.scene.label_store import LabelReader
 from d2s.scene.manifest import Scene, SceneImage
 from processing import preprocessing
 from processing.hloc import outputs as hloc_outputs
+from processing.hloc.convert import refine_points
 from processing.sfm.database import posed_model, write_database
 
 FEATURES, SFM = "feats-superpoint-n4096-r1024.h5", "sfm_superpoint+superglue"
@@ -225,6 +226,23 @@ def test_halved_keypoints_of_small_images_need_no_warning(tmp_path, capsys):
     mini = Mini(tmp_path, SMALL, np.float16).write()
     assert mini.preprocess() == 0
     assert "half precision" not in capsys.readouterr().out
+
+
+def test_points_are_optimised_in_silence_and_nothing_else_moves(tmp_path, capfd):
+    """COLMAP's own bundle adjustment prints a headline and a time whatever its log level."""
+    mini = Mini(tmp_path)
+    mini.write_model(mini.hloc / SFM)
+    model, rng = pycolmap.Reconstruction(str(mini.hloc / SFM)), np.random.default_rng(0)
+    exact = {key: point.xyz.copy() for key, point in model.points3D.items()}
+    for point in model.points3D.values():
+        point.xyz = point.xyz + rng.normal(0, 0.01, 3)
+    poses = {key: image.cam_from_world().matrix() for key, image in model.images.items()}
+    refine_points(model)
+    assert max(np.abs(model.points3D[key].xyz - xyz).max() for key, xyz in exact.items()) < 1e-4
+    for key, matrix in poses.items():
+        assert_array_equal(model.images[key].cam_from_world().matrix(), matrix)
+    assert_array_equal(model.cameras[1].params, mini.camera.params)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_validation_and_test_images_leave_no_trace(tmp_path):
