@@ -72,6 +72,7 @@ CASES: dict[str, Case] = {
     "fox-photos": Case("photos", "fox", "fox/images", "aliked", ("--test_every", "5")),
     "fox-photos-sift": Case("photos", "fox", "fox/images", "sift", ("--test_every", "5")),
     "gerrard": Case("colmap", "gerrard_hall", "gerrard_hall", "aliked"),
+    "gerrard-superpoint": Case("colmap", "gerrard_hall", "gerrard_hall", "superpoint"),
     "gerrard-sift": Case("colmap", "gerrard_hall", "gerrard_hall", "sift"),
     "redkitchen-sfm-thin": Case(*KITCHEN, "aliked", ("--gt", "sfm"), keep=20),
     "fox-thin": Case("nerfstudio", "fox", "fox", "aliked", ("--test_every", "5"), keep=4),
