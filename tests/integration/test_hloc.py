@@ -20,6 +20,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from d2s.commands.doctor import find_hloc
 from d2s.commands.options import run_command
+from d2s.features.table import make_extractor
 from d2s.geometry import pose
 from d2s.geometry.camera import project
 from d2s.scene.feature_store import FeatureReader
@@ -27,6 +28,8 @@ from d2s.scene.label_store import LabelReader
 from d2s.scene.manifest import Scene
 from processing import preprocessing
 from processing.hloc import package
+from processing.hloc.again import compare
+from processing.hloc.driver import exact_count
 from processing.hloc.formats import HlocFeatures, HlocMatches, read_pairs
 
 pytestmark = pytest.mark.skipif(find_hloc() is None, reason="needs hloc, installed or cloned into third_party/")
@@ -223,6 +226,47 @@ def test_extractor_without_its_submodule_is_one_clear_line(photos, tmp_path, cap
     error = capsys.readouterr().err
     assert "hloc.extractors.superpoint cannot be used here" in error
     assert error.count("\n") == 1
+
+
+@pytest.fixture
+def superpoint_weights():
+    """The checkpoint that hloc's submodule brings."""
+    if problem := package.usable("extractors", {"name": "superpoint"}):
+        pytest.skip(problem)
+    return find_hloc() / "third_party" / "SuperGluePretrainedNetwork" / "models" / "weights" / "superpoint_v1.pth"
+
+
+def test_superpoint_of_hloc_equals_ours(photos, superpoint_weights, tmp_path):
+    """With hloc's sampling and its shrunk images; gray levels of the two decoders may differ by one."""
+    conf = exact_count(package.configuration("extract_features", "superpoint_aachen"), 200)
+    conf["preprocessing"]["resize_max"] = 250
+    names = [image.relative_to(photos / "images").as_posix() for image in sorted((photos / "images").rglob("*.*g"))[:3]]
+    package.hloc_module("extract_features").main(
+        conf, photos / "images", as_half=False, image_list=names, feature_path=tmp_path / "feats.h5"
+    )
+    ours = make_extractor("superpoint", 200, weights=superpoint_weights, sampling="hloc", max_side=250)
+    with HlocFeatures(tmp_path / "feats.h5") as reader:
+        for name in names:
+            found = compare(ours, photos / "images" / name, reader.read(name), 200)
+            assert found.found > 0.98 and found.similarity > 0.99999
+
+
+def test_superpoint_of_hloc_with_the_best_matcher_that_is_here(photos, superpoint_weights, tmp_path):
+    options = [
+        "--features",
+        "superpoint",
+        "--weights",
+        superpoint_weights,
+        "--sfm",
+        "hloc",
+        "--hloc_pairs",
+        "poses",
+        "--num_neighbors",
+        "5",
+    ]
+    arguments = ["--dataset", "colmap", "--dataset_dir", photos, "--out_dir", tmp_path, "--units", "metres", "--cudaid", "-1", *options]
+    assert preprocess(*arguments, "--num_keypoints", "300") == 0
+    assert check_labels(tmp_path / "colmap" / "room", most=2.0) > 1000
 
 
 def test_halved_features_of_hloc_are_read(made, photos, tmp_path):
