@@ -10,6 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed
 
+_SUMMED: list[Tensor] = []
+"""The last tensor that was added up. Gloo's thread lets go of it some time after `all_reduce` has returned; were that the last reference,
+the thread would need the interpreter for it, and abort a process that is about to end.
+"""
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -29,6 +34,7 @@ class Processes:
         if self.count == 1:
             return value
         tensor = torch.tensor([value], dtype=torch.float64, device=self.device)
+        _SUMMED[:] = [tensor]
         distributed.all_reduce(tensor)
         return float(tensor)
 
@@ -54,5 +60,6 @@ def joined_processes(device: torch.device) -> Iterator[Processes]:
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Processes(distributed.get_rank(), count, device)
+        distributed.barrier()  # nobody leaves while others still need the group
     finally:
         distributed.destroy_process_group()
