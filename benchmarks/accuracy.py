@@ -27,6 +27,7 @@ import torch
 
 from d2s.scene.atomic import read_json, write_json
 from processing.adapters.base import AdapterOptions
+from processing.adapters.lists import DEFAULT_TEST_EVERY
 from processing.adapters.table import load_source
 
 sys.path.insert(0, str(Path(__file__).parent))  # run as a script or loaded by a test: its neighbour is found either way
@@ -142,9 +143,9 @@ def measure(name: str, case: Case, data_dir: Path, work: Path, seeds: Sequence[i
 
 def thin_lists(case: Case, data_dir: Path, folder: Path) -> list[str]:
     """Options that name every `keep`-th of the case's mapping images, in the order of their names, and its queries as they are."""
-    gt = case.preprocess[case.preprocess.index("--gt") + 1] if "--gt" in case.preprocess else "original"
-    every = case.preprocess[case.preprocess.index("--test_every") + 1] if "--test_every" in case.preprocess else "8"
-    options = AdapterOptions(data_dir / case.source, scene=case.scene, gt=gt, extra={"test_every": int(every)})
+    said = dict(zip(case.preprocess[::2], case.preprocess[1::2], strict=True))
+    extra = {"test_every": int(said.get("--test_every", DEFAULT_TEST_EVERY))}
+    options = AdapterOptions(data_dir / case.source, scene=case.scene, gt=said.get("--gt", "original"), extra=extra)
     scene = load_source(case.dataset, options).scene
     names = {split: sorted(image.name for image in scene.split(split)) for split in ("train", "test")}
     folder.mkdir(parents=True, exist_ok=True)

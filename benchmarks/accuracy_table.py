@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from page import replaced
+
 BEGIN, END = "<!-- benchmarks/accuracy.py --readme -->\n", "<!-- end -->"
 COLUMNS = ("scene", "method", "median error", "within 5 cm, 5° (1 %)", "within 2 cm, 2° (0.4 %)", "map")
 RIVALS = ("matching", "landmarks 5 MB")
@@ -34,8 +36,7 @@ def describe_brief(metrics: Metrics) -> str:
 
 def with_table(text: str, rows: Mapping[str, Any], features: Mapping[str, str]) -> str:
     """The README with the table of the given rows between its two marks; `features` names those of every row, in the table's order."""
-    before, rest = text.split(BEGIN)
-    return before + BEGIN + table(rows, features) + END + rest.split(END, 1)[1]
+    return replaced(text, BEGIN, END, table(rows, features))
 
 
 def table(rows: Mapping[str, Any], features: Mapping[str, str]) -> str:

@@ -38,6 +38,7 @@ from d2s.scene.manifest import Scene
 sys.path.insert(0, str(Path(__file__).parent))  # run as a script or loaded by a test: its neighbours are found either way
 import accuracy
 import baselines
+from page import replaced
 
 RESULTS = Path(__file__).parent / "results" / "features.json"
 PAGE = Path(__file__).parents[1] / "docs" / "features.md"
@@ -185,8 +186,7 @@ def measure_recipe(name: str, weights: Path | None, source: Path, work: Path) ->
 
 def with_table(page: str, rows: Mapping[str, Any]) -> str:
     """The page with the table of these rows between its two marks."""
-    before, _, rest = page.partition(BEGIN)
-    return f"{before}{BEGIN}{table(rows)}{END}{rest.partition(END)[2]}"
+    return replaced(page, BEGIN, END, table(rows))
 
 
 def table(rows: Mapping[str, Any]) -> str:

@@ -38,6 +38,9 @@ from d2s.scene.atomic import read_json, write_json
 from d2s.scene.manifest import Scene, SceneImage
 from d2s.training.data import load_training_set
 
+sys.path.insert(0, str(Path(__file__).parent))  # run as a script or loaded by a test: its neighbour is found either way
+from page import replaced
+
 RESULTS = Path(__file__).parent / "results" / "latency.json"
 PAGE = Path(__file__).parents[1] / "docs" / "latency.md"
 BEGIN, END = "<!-- benchmarks/latency.py --page -->\n", "<!-- end -->"
@@ -242,8 +245,7 @@ def write_page(results: Path) -> int:
 
 def with_table(page: str, rows: dict[str, Any]) -> str:
     """The page with the table of these rows between its two marks."""
-    before, _, rest = page.partition(BEGIN)
-    return f"{before}{BEGIN}{markdown(rows)}{END}{rest.partition(END)[2]}"
+    return replaced(page, BEGIN, END, markdown(rows))
 
 
 def markdown(rows: dict[str, Any]) -> str:

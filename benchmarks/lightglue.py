@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pycolmap
 import torch
+from page import replaced
 from tqdm import tqdm
 
 from d2s.evaluation.matching_baseline import MatchingLocalizer, extract_queries
@@ -61,8 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def with_table(text: str, rows: Mapping[str, Any]) -> str:
     """The page with the table of the rows between its two marks."""
-    before, rest = text.split(BEGIN)
-    return before + BEGIN + table(rows) + END + rest.split(END, 1)[1]
+    return replaced(text, BEGIN, END, table(rows))
 
 
 def table(rows: Mapping[str, Any]) -> str:

@@ -37,6 +37,7 @@ from d2s.scene.atomic import read_json, write_json, write_text
 sys.path.insert(0, str(Path(__file__).parent))  # run as a script or loaded by a test: its neighbours are found either way
 import accuracy
 import trust_data
+from page import replaced
 from trust_data import LEARN, MEASURE, Photos, Place, collect, load_place
 
 RESULTS = Path(__file__).parent / "results" / "trust.json"
@@ -347,17 +348,22 @@ def reliability(scored: Sequence[tuple[Row, float]]) -> dict[str, Any]:
 
 def covariance_figures(own: Sequence[Row], calibration: Calibration, constants: Constants) -> dict[str, Any]:
     """Median error over stated error by residuals alone, with the general factor, and with the place's calibration; and how many errors
-    lie within the 95 % ellipsoid as it is stated in the end, so much wider.
+    lie within the 95 % ellipsoid as it is stated in the end, so much wider, and as it would be without.
     """
     calibrated = normalised(own, calibration) if calibration.images else normalised(own, None, constants.factor)
-    stated = calibrated / WIDER**2
     return {
         "poses": len(calibrated),
         "residuals_alone": error_factor(own),
         "general_factor": error_factor(own, None, constants.factor),
         "calibrated": error_factor(own, calibration) if calibration.images else None,
-        "within_95": float((stated <= chi2.ppf(0.95, 6)).mean()) if len(calibrated) else None,
+        "within_95": _share_within(calibrated / WIDER**2),
+        "within_95_not_widened": _share_within(calibrated),
     }
+
+
+def _share_within(squared: NDArray[np.float64]) -> float | None:
+    """Share of squared errors in units of the covariance that lie within its 95 % ellipsoid."""
+    return float((squared <= chi2.ppf(0.95, 6)).mean()) if len(squared) else None
 
 
 def describe(report: dict[str, Any]) -> str:
@@ -380,8 +386,7 @@ def describe(report: dict[str, Any]) -> str:
 
 def with_table(text: str, report: dict[str, Any]) -> str:
     """The page with the table of a report between its two marks."""
-    before, rest = text.split(BEGIN)
-    return before + BEGIN + table(report) + END + rest.split(END, 1)[1]
+    return replaced(text, BEGIN, END, table(report))
 
 
 def table(report: dict[str, Any]) -> str:
