@@ -1,0 +1,225 @@
+"""Photos of another day: queries that are not of the recording that made the map, ours beside what it has to beat.
+
+Other recordings, other cameras, other light, the other side, ends of the path, and real photos after simulated changes. Each row is
+preprocessed and trained with the commands that a user would type; what --work holds already is reused (remove ROW/logs to train anew).
+Prints a table and writes benchmarks/results/other_day.json; what is measured again replaces the old figures. `--readme` puts the table of
+that file into the README, measuring nothing. --data_dir names the folder that holds the photos, which are not part of the project.
+
+    python benchmarks/other_day.py --data_dir DIR [--work DIR] [--only statue fox-night …] [--seeds 0 1 2] [--methods ours matching …]
+    python benchmarks/other_day.py --readme
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pycolmap
+
+from d2s.evaluation.matching_baseline import MatchingLocalizer, extract_queries, matching_bytes
+from d2s.evaluation.predict import LocalizesFeatures, failed
+from d2s.evaluation.score import METRES, Score, scene_extent, score_images
+from d2s.features.base import LocalFeatures
+from d2s.localization.localizer import Localizer
+from d2s.localization.result import LocalizationResult
+from d2s.matching.table import make_matcher
+from d2s.regressor.model_files import model_bytes
+from d2s.scene.atomic import read_json, write_json
+from d2s.scene.feature_store import FeatureReader
+from d2s.scene.manifest import Scene, SceneImage
+from d2s.training.data import TrainingSet, load_training_set
+
+sys.path.insert(0, str(Path(__file__).parent))  # run as a script or loaded by a test: its neighbours are found either way
+import baselines
+from accuracy import README, machine, run
+from other_day_data import ROWS, Row, prepare
+from other_day_table import METRIC, RELATIVE, describe, with_table
+
+RESULTS = Path(__file__).parent / "results" / "other_day.json"
+LANDMARKS = 21_000
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a method may look at: the folder and manifest of a scene that asks, the map's features and labels, and a trained model of it."""
+
+    folder: Path
+    scene: Scene
+    data: TrainingSet
+    model: Path
+
+
+@dataclass(frozen=True)
+class Query:
+    """One photo. `camera` is a guess where it is not `known`."""
+
+    path: Path
+    features: LocalFeatures
+    camera: pycolmap.Camera
+    known: bool
+
+
+Locate = Callable[[Query], LocalizationResult]
+
+
+@dataclass(frozen=True)
+class Method:
+    """`make` gives what localizes queries, and the bytes of its map. `trained`: once for every seed. `slow`: on few queries."""
+
+    make: Callable[[Asked], tuple[Locate, int]]
+    trained: bool = False
+    slow: bool = False
+
+
+def ours(asked: Asked) -> tuple[Locate, int]:
+    """The trained model as `d2s localize` uses it; a photo of an unknown camera comes without one."""
+    localizer = Localizer.load(asked.model)
+
+    def locate(query: Query) -> LocalizationResult:
+        if query.known:
+            return localizer.localize_features(query.features, query.camera)
+        if inspect.signature(localizer.localize).parameters["camera"].default is inspect.Parameter.empty:
+            return failed("this version localizes no photo without a camera")
+        return localizer.localize(query.path)  # type: ignore[call-arg]
+
+    return locate, model_bytes(asked.model)
+
+
+def matching(asked: Asked) -> tuple[Locate, int]:
+    """Mutual nearest neighbours with the ten mapping images that look most like the query."""
+    return of_features(MatchingLocalizer(asked.data)), matching_bytes(asked.data)
+
+
+def lightglue(asked: Asked) -> tuple[Locate, int]:
+    """LightGlue with the same ten. Raises WeightsError where its weights are not found."""
+    matcher = make_matcher("lightglue", asked.scene.features["name"])
+    return of_features(MatchingLocalizer(asked.data, matcher=matcher)), matching_bytes(asked.data)
+
+
+def landmarks(asked: Asked) -> tuple[Locate, int]:
+    """21,000 mean descriptors at once: mutual nearest neighbours, PnP, nothing else."""
+    correspond = baselines.landmarks(asked.data, LANDMARKS)
+
+    def locate(query: Query) -> LocalizationResult:
+        found, ms = baselines.localize(query.features, query.camera, correspond)
+        return replace(failed(found.reason), success=found.success, cam_from_world=found.cam_from_world, ms={"total": ms})
+
+    return locate, min(LANDMARKS, asked.data.num_points) * (2 * asked.data.descriptor_dim + 12)
+
+
+def of_features(localizer: LocalizesFeatures) -> Locate:
+    """What localizes from features and a camera, a guessed one where it is not known."""
+    return lambda query: localizer.localize_features(query.features, query.camera)
+
+
+METHODS: dict[str, Method] = {
+    "ours": Method(ours, trained=True),
+    "matching": Method(matching),
+    "matching, LightGlue": Method(lightglue, slow=True),
+    "landmarks at once": Method(landmarks),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure the chosen rows one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--readme", action="store_true", help="only write the table into the README")
+    parser.add_argument("--data_dir", type=Path, help="folder with redkitchen_other_day/, statue_of_liberty/, fox/ and the others")
+    parser.add_argument("--work", type=Path, default=Path("benchmark_runs"), help="where scenes and runs go (default: benchmark_runs)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2), help="seeds to train with (default: 0 1 2)")
+    parser.add_argument("--queries", type=int, default=10, help="queries of a row for slow methods, evenly spread (default: 10)")
+    rows_help = f"rows to measure (default: all): {', '.join(ROWS)}"
+    parser.add_argument("--only", nargs="+", choices=tuple(ROWS), default=tuple(ROWS), metavar="ROW", help=rows_help)
+    methods_help = f"methods to measure (default: all; none: only preprocess): {', '.join(METHODS)}"
+    parser.add_argument("--methods", nargs="*", choices=tuple(METHODS), default=tuple(METHODS), metavar="METHOD", help=methods_help)
+    args = parser.parse_args(argv)
+    if args.readme:
+        README.write_text(with_table(README.read_text(encoding="utf-8"), read_json(RESULTS)["rows"]), encoding="utf-8")
+        return 0
+    needy = [name for name in args.only if ROWS[name].case.dataset != "demo"]
+    if args.data_dir is None and needy:
+        parser.error(f"--data_dir is needed to measure {needy[0]}")
+    for name in args.only:
+        row = measure(name, ROWS[name], (args.data_dir or Path()).resolve(), args.work.resolve(), args.seeds, args.methods, args.queries)
+        rows = read_json(RESULTS)["rows"] if RESULTS.is_file() else {}
+        row["methods"] = {**rows.get(name, {}).get("methods", {}), **row["methods"]}
+        write_json(RESULTS, {"machine": machine(), "rows": {**rows, name: row}})
+        print(describe(name, row), flush=True)
+    return 0
+
+
+def measure(name: str, row: Row, data_dir: Path, work: Path, seeds: Sequence[int], methods: Sequence[str], few: int) -> dict[str, Any]:
+    """Figures of every method on one row, those of trained ones for every seed."""
+    _, folder = prepare(name, row, data_dir, work)
+    scene = Scene.load(folder)
+    data, home = load_training_set(folder, scene), work / row.place
+    extract_queries(scene, scene.split("test"), folder / "queries.h5")
+    found: dict[str, list[dict[str, Any]]] = {}
+    images = [image for image in scene.split("test") if image.cam_from_world is not None]
+    for key in methods:
+        method = METHODS[key]
+        runs = [train(row, home, work, seed) for seed in seeds] if method.trained else [home]
+        chosen = evenly(images, few) if method.slow else images
+        found[key] = [ask(method, Asked(folder, scene, data, model), chosen, row.camera) for model in runs]
+    units, extent = scene.units, scene_extent(scene.with_images(scene.split("train", "val")))
+    return {"units": units, "extent": extent, "mapped": len(scene.split("train", "val")), "queries": len(images), "methods": found}
+
+
+def train(row: Row, home: Path, work: Path, seed: int) -> Path:
+    """The model folder of a run, which is trained unless it is there."""
+    where = ["--dataset", row.case.dataset, "--scene", row.case.scene, "--data_dir", str(home / "dataset")]
+    run(row.place, "train", [*where, "--log_dir", str(home / "logs"), "--name", f"seed{seed}", "--seed", str(seed), *row.case.train], work)
+    return home / "logs" / f"seed{seed}" / "model"
+
+
+def evenly(images: Sequence[SceneImage], count: int) -> list[SceneImage]:
+    """At most `count` of the images, spread over all."""
+    return [images[i] for i in np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)]
+
+
+def ask(method: Method, asked: Asked, images: Sequence[SceneImage], known: bool) -> dict[str, Any]:
+    """Figures of one method on some of the queries."""
+    locate, size = method.make(asked)
+    scene = asked.scene
+    with FeatureReader(asked.folder / "queries.h5") as queries:
+        results = {i.name: locate(Query(scene.path(i), queries.read(i.name), scene.camera(i), known)) for i in images}
+    poses = {name: result.cam_from_world for name, result in results.items() if result.cam_from_world is not None}
+    scores = score_images(images, poses, {name: result.to_json(name) for name, result in results.items()})
+    mapped = scene.with_images(scene.split("train", "val"))
+    return {**figures(scores, scene.units, scene_extent(mapped)), "map_bytes": size}
+
+
+def figures(scores: Sequence[Score], units: str, extent: float) -> dict[str, Any]:
+    """What the table shows. Distances are in cm, without a scale in percent of the extent of the mapping cameras' path.
+
+    A refusal is right where the pose that was found is not within 5 cm (5 %) and 5 degrees; where none was found, nothing was refused.
+    """
+    unit = 0.01 if units == METRES else extent / 100
+    t, r_deg = np.array([score.t for score in scores]) / unit, np.array([score.r_deg for score in scores])
+    refused = [score for score in scores if not score.success and math.isfinite(score.found_t)]
+    wrongly = sum(score.found_t / unit <= 5 and score.found_r_deg <= 5 for score in refused)
+    times = [score.ms["total"] - score.ms.get("features", 0.0) for score in scores if "total" in score.ms]
+    return {
+        "queries": len(scores),
+        "failed": sum(not score.success for score in scores),
+        "recall": {key: float(np.mean((t <= far) & (r_deg <= turned))) for key, far, turned in (METRIC if units == METRES else RELATIVE)},
+        "median_t": _finite(np.median(t)),
+        "median_r_deg": _finite(np.median(r_deg)),
+        "ms": float(np.median(times)) if times else None,
+        "refused": {"right": len(refused) - wrongly, "wrong": wrongly},
+    }
+
+
+def _finite(value: np.floating[Any]) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""The rows of `benchmarks/other_day.py`: which photos make the map, and which others ask.
+
+A scene is preprocessed once, by the command that a user would type. Queries that are not among its own test images (changed photos,
+rendered ones, photos of another folder) get a folder beside it: a manifest of the same map with other test images, and links to its files.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pycolmap
+from numpy.typing import NDArray
+
+from d2s.features.images import read_image
+from d2s.geometry import pose
+from d2s.geometry.alignment import robust_similarity
+from d2s.scene.atomic import atomic_path
+from d2s.scene.manifest import Scene, SceneImage
+from processing.adapters.base import AdapterOptions
+from processing.adapters.colmap import model_pose
+from processing.adapters.photos import load as load_photos
+from processing.adapters.table import load_source
+
+sys.path.insert(0, str(Path(__file__).parent))  # run as a script or loaded by a test: its neighbours are found either way
+from accuracy import KITCHEN, Case, run
+from changes import CHANGES, change
+from other_light import MOVED, render_queries
+
+Lists = tuple[list[str], list[str]]
+"""Names of mapping images and of queries."""
+QUALITY = 98
+"""JPEG quality of the photos that are written: next to nothing is lost after the change itself."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """`case`: the map, in the words of accuracy.py; rows of one `place` share it. `split`: mapping images and queries of it (None: the data
+    set's own). `asked`: takes the folders of the scene, of what asks and of the data, and makes the second (None: the scene's own test
+    images ask). `camera`: whether that of the queries is known.
+    """
+
+    case: Case
+    place: str
+    split: Callable[[Scene], Lists] | None = None
+    asked: Callable[[Path, Path, Path], None] | None = None
+    camera: bool = True
+
+
+def ends(scene: Scene, held_out: int = 100, margin: int = 30, mapped: int = 250, every: int = 5) -> Lists:
+    """Both ends of the path ask, `held_out` frames each, every fifth of them; `margin` frames beside them are dropped, `mapped` of the rest
+    make the map. Nothing in between is held out: no query lies between mapping images.
+    """
+    names = sorted(image.name for image in scene.images)
+    middle = names[held_out + margin : len(names) - held_out - margin]
+    chosen = np.unique(np.linspace(0, len(middle) - 1, min(mapped, len(middle))).round().astype(int))
+    return [middle[i] for i in chosen], names[:held_out:every] + names[len(names) - held_out :: every]
+
+
+def sides(scene: Scene, mapped: float, asked: tuple[float, float]) -> Lists:
+    """Mapped from one side and asked from the other: along the longest axis of the camera centres the first share `mapped` of the photos
+    makes the map, and those between the shares `asked` ask. What lies between is dropped; beyond, both see different things.
+    """
+    images = sorted(scene.images, key=lambda image: image.name)
+    centers = np.stack([pose.center(image.cam_from_world) for image in images if image.cam_from_world is not None])
+    axis = np.linalg.svd(centers - centers.mean(axis=0), full_matrices=False)[2][0]
+    axis *= np.sign(axis[np.argmax(np.abs(axis))])  # the same side first whatever the decomposition says
+    order = np.argsort(centers @ axis, kind="stable")
+    first, (begin, end) = round(mapped * len(order)), (round(share * len(order)) for share in asked)
+    return sorted(images[i].name for i in order[:first]), sorted(images[i].name for i in order[begin:end])
+
+
+def write_asked(folder: Path, target: Path, queries: Sequence[tuple[SceneImage, pycolmap.Camera]], image_dir: Path) -> None:
+    """`target`: the scene in `folder` with other test images, which lie in `image_dir`, each with its camera (camera ids are given anew).
+
+    The map's files are linked. Its photos are not below `image_dir`; whatever measures queries needs their features alone.
+    """
+    scene = Scene.load(folder)
+    first = max(scene.cameras) + 1
+    cameras = {first + number: camera for number, (_, camera) in enumerate(queries)}
+    tests = [replace(image, camera_id=first + number, split="test") for number, (image, _) in enumerate(queries)]
+    asked = replace(scene, image_dir=image_dir, cameras={**scene.cameras, **cameras}).with_images([*scene.split("train", "val"), *tests])
+    target.mkdir(parents=True, exist_ok=True)
+    for source in folder.iterdir():
+        link = target / source.name
+        if source.name != "scene.json" and not link.is_symlink():
+            link.symlink_to(source.resolve())
+    asked.save(target)
+
+
+def changed_queries(name: str) -> Callable[[Path, Path, Path], None]:
+    """The scene's own queries after one of CHANGES."""
+
+    def make(folder: Path, target: Path, data_dir: Path) -> None:
+        scene, queries = Scene.load(folder), []
+        for image in scene.split("test"):
+            pixels, camera = change(name, read_image(scene.path(image)), scene.camera(image), image.name)
+            write_photo(target / "photos" / image.name, pixels)
+            queries.append((image, camera))
+        write_asked(folder, target, queries, target / "photos")
+
+    return make
+
+
+def rendered_queries(moved: dict[str, tuple[float, float, float]], lit: bool) -> Callable[[Path, Path, Path], None]:
+    """The gallery's own queries, rendered with furniture `moved` or in other light."""
+
+    def make(folder: Path, target: Path, data_dir: Path) -> None:
+        scene = Scene.load(folder)
+        queries = [(image, scene.camera(image)) for image in scene.split("test")]
+        pictures = render_queries({image.name: image.cam_from_world for image, _ in queries}, queries[0][1], moved, lit)
+        for name, pixels in pictures:
+            write_photo(target / "photos" / name, pixels)
+        write_asked(folder, target, queries, target / "photos")
+
+    return make
+
+
+def other_photos(folder: Path, target: Path, data_dir: Path) -> None:
+    """The query photos of sacre_coeur/, their poses those of the joint reconstruction after a similarity alignment over the mapping cameras.
+
+    Their cameras are guesses, as for any photo without EXIF; a photo whose reference is degenerate has no pose, so it counts in no figure.
+    """
+    scene, reference = Scene.load(folder), data_dir / "sacre_coeur" / "reference"
+    model = pycolmap.Reconstruction(reference)
+    known = {image.name: model_pose(image, reference) for image in model.images.values()}
+    mapped = {image.name: image.cam_from_world for image in scene.images if image.cam_from_world is not None and image.name in known}
+    centers = [np.stack([pose.center(poses[name]) for name in mapped]) for poses in (known, mapped)]
+    map_from_reference, _ = robust_similarity(*centers)
+    photos = load_photos(AdapterOptions(data_dir / "sacre_coeur" / "query", is_scene=True)).scene
+    true = {name: map_from_reference.apply_pose(cam_from_world) for name, cam_from_world in known.items() if name not in DEGENERATE}
+    queries = [(replace(image, cam_from_world=true.get(image.name)), photos.camera(image)) for image in photos.images]
+    write_asked(folder, target, queries, photos.image_dir)
+
+
+DEGENERATE = ("roma_B.jpg",)  # 58 points and a focal length of no meaning in the reference
+
+
+def write_photo(path: Path, pixels: NDArray[np.uint8]) -> None:
+    """Write pixels (H, W, 3) as the kind of file that the name says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done, data = cv2.imencode(path.suffix, pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    if not done:
+        raise OSError(f"{path} cannot be written as {path.suffix}.")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.tobytes())
+
+
+FOX = Case("nerfstudio", "fox", "fox", "aliked", ("--test_every", "5"))
+GERRARD = Case("colmap", "gerrard_hall", "gerrard_hall", "aliked")
+GALLERY = Case("demo", "gallery", features="aliked")
+SACRE_COEUR = Case("photos", "sacre_coeur", "sacre_coeur/mapping", "aliked")
+ROWS: dict[str, Row] = {
+    "redkitchen-day": Row(
+        Case("colmap", "redkitchen_other_day", "redkitchen_other_day", "aliked", ("--units", "metres")), "redkitchen-day"
+    ),
+    "redkitchen-ends": Row(Case(*KITCHEN, "aliked", ("--gt", "original")), "redkitchen-ends", ends),
+    "redkitchen-ends-sfm": Row(Case(*KITCHEN, "aliked", ("--gt", "sfm")), "redkitchen-ends-sfm", ends),
+    "statue": Row(Case("colmap", "statue_of_liberty", "statue_of_liberty", "aliked"), "statue"),
+    "reichstag": Row(Case("colmap", "reichstag", "reichstag", "aliked"), "reichstag"),
+    "sacre-coeur": Row(SACRE_COEUR, "sacre-coeur", lambda scene: ([image.name for image in scene.images], []), other_photos, camera=False),
+    "fox-side": Row(Case("nerfstudio", "fox", "fox", "aliked"), "fox-side", lambda scene: sides(scene, 0.6, (0.7, 1.0))),
+    "gerrard-side": Row(GERRARD, "gerrard-side", lambda scene: sides(scene, 0.5, (0.55, 0.8))),
+    "gallery-light": Row(GALLERY, "gallery", asked=rendered_queries({}, lit=True)),
+    "gallery-moved": Row(GALLERY, "gallery", asked=rendered_queries(MOVED, lit=False)),
+}
+CHANGED = {"redkitchen-day": ROWS["redkitchen-day"].case, "statue": ROWS["statue"].case, "fox": FOX, "gerrard": GERRARD}
+"""Real scenes whose queries are changed as well."""
+ROWS |= {f"{place}-{name}": Row(case, place, asked=changed_queries(name)) for place, case in CHANGED.items() for name in CHANGES}
+
+
+def prepare(name: str, row: Row, data_dir: Path, work: Path) -> tuple[Path, Path]:
+    """Folders of the preprocessed scene and of the one that asks; what is there is kept."""
+    case, home = row.case, work / row.place
+    folder = home / "dataset" / case.dataset / case.scene
+    if not (folder / "scene.json").is_file():
+        source = [] if case.dataset == "demo" else ["--dataset_dir", str(data_dir / case.source)]
+        lists = [] if row.split is None else write_lists(row, data_dir, home)
+        where = ["--dataset", case.dataset, "--scene", case.scene, "--out_dir", str(home / "dataset"), "--features", case.features]
+        run(row.place, "preprocess", [*where, *source, *case.preprocess, *lists], work)
+    if row.asked is None:
+        return folder, folder
+    asked = home / "asked" / name
+    if not (asked / "scene.json").is_file():
+        row.asked(folder, asked, data_dir)
+    return folder, asked
+
+
+def write_lists(row: Row, data_dir: Path, home: Path) -> list[str]:
+    """Options that name the row's mapping images and queries, in files in the folder `home`."""
+    case, options = row.case, dict(zip(row.case.preprocess[::2], row.case.preprocess[1::2], strict=True))
+    found = load_source(case.dataset, AdapterOptions(data_dir / case.source, scene=case.scene, gt=options.get("--gt", "original"))).scene
+    assert row.split is not None
+    given = []
+    home.mkdir(parents=True, exist_ok=True)
+    for split, names in zip(("train", "test"), row.split(found), strict=True):
+        if names:
+            (home / f"list_{split}.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+            given.append(f"--list_{split}={home / f'list_{split}.txt'}")
+    return given
