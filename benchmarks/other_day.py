@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pycolmap
 
+from d2s.errors import WeightsError
 from d2s.evaluation.matching_baseline import MatchingLocalizer, extract_queries, matching_bytes
 from d2s.evaluation.predict import LocalizesFeatures, failed
 from d2s.evaluation.score import METRES, Score, scene_extent, score_images
@@ -48,12 +49,15 @@ LANDMARKS = 21_000
 
 @dataclass(frozen=True)
 class Asked:
-    """What a method may look at: the folder and manifest of a scene that asks, the map's features and labels, and a trained model of it."""
+    """What a method may look at: a scene that asks, in its folder, the map's features and labels, a trained model of it, and the file of
+    the queries' features.
+    """
 
     folder: Path
     scene: Scene
     data: TrainingSet
     model: Path
+    features: Path
 
 
 @dataclass(frozen=True)
@@ -150,26 +154,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         row = measure(name, ROWS[name], (args.data_dir or Path()).resolve(), args.work.resolve(), args.seeds, args.methods, args.queries)
         rows = read_json(RESULTS)["rows"] if RESULTS.is_file() else {}
         row["methods"] = {**rows.get(name, {}).get("methods", {}), **row["methods"]}
-        write_json(RESULTS, {"machine": machine(), "rows": {**rows, name: row}})
+        rows = {**rows, name: row}
+        write_json(RESULTS, {"machine": machine(), "rows": {key: rows[key] for key in ROWS if key in rows}})
         print(describe(name, row), flush=True)
     return 0
 
 
 def measure(name: str, row: Row, data_dir: Path, work: Path, seeds: Sequence[int], methods: Sequence[str], few: int) -> dict[str, Any]:
     """Figures of every method on one row, those of trained ones for every seed."""
-    _, folder = prepare(name, row, data_dir, work)
+    folder, home = prepare(name, row, data_dir, work), work / row.place
     scene = Scene.load(folder)
-    data, home = load_training_set(folder, scene), work / row.place
-    extract_queries(scene, scene.split("test"), folder / "queries.h5")
-    found: dict[str, list[dict[str, Any]]] = {}
+    data, mapped = load_training_set(folder, scene), scene.with_images(scene.split("train", "val"))
+    features = home / f"queries-{name}.h5"
+    extract_queries(scene, scene.split("test"), features)
     images = [image for image in scene.split("test") if image.cam_from_world is not None]
+    found: dict[str, list[dict[str, Any]]] = {}
     for key in methods:
         method = METHODS[key]
-        runs = [train(row, home, work, seed) for seed in seeds] if method.trained else [home]
         chosen = evenly(images, few) if method.slow else images
-        found[key] = [ask(method, Asked(folder, scene, data, model), chosen, row.camera) for model in runs]
-    units, extent = scene.units, scene_extent(scene.with_images(scene.split("train", "val")))
-    return {"units": units, "extent": extent, "mapped": len(scene.split("train", "val")), "queries": len(images), "methods": found}
+        models = [train(row, home, work, seed) for seed in seeds] if method.trained else [home]
+        try:
+            found[key] = [ask(method, Asked(folder, scene, data, model, features), chosen, row.camera) for model in models]
+        except WeightsError as error:
+            print(f"{name}: {key} is left out: {error}", flush=True)
+    counts = {"mapped": len(mapped.images), "queries": len(images)}
+    return {"units": scene.units, "extent": scene_extent(mapped), **counts, "methods": found}
 
 
 def train(row: Row, home: Path, work: Path, seed: int) -> Path:
@@ -187,12 +196,11 @@ def evenly(images: Sequence[SceneImage], count: int) -> list[SceneImage]:
 def ask(method: Method, asked: Asked, images: Sequence[SceneImage], known: bool) -> dict[str, Any]:
     """Figures of one method on some of the queries."""
     locate, size = method.make(asked)
-    scene = asked.scene
-    with FeatureReader(asked.folder / "queries.h5") as queries:
+    scene, mapped = asked.scene, asked.scene.with_images(asked.scene.split("train", "val"))
+    with FeatureReader(asked.features) as queries:
         results = {i.name: locate(Query(scene.path(i), queries.read(i.name), scene.camera(i), known)) for i in images}
     poses = {name: result.cam_from_world for name, result in results.items() if result.cam_from_world is not None}
     scores = score_images(images, poses, {name: result.to_json(name) for name, result in results.items()})
-    mapped = scene.with_images(scene.split("train", "val"))
     return {**figures(scores, scene.units, scene_extent(mapped)), "map_bytes": size}
 
 

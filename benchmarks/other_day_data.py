@@ -121,7 +121,7 @@ def rendered_queries(moved: dict[str, tuple[float, float, float]], lit: bool) ->
 
 
 def other_photos(folder: Path, target: Path, data_dir: Path) -> None:
-    """The query photos of sacre_coeur/, their poses those of the joint reconstruction after a similarity alignment over the mapping cameras.
+    """The query photos of sacre_coeur/; their poses are those of the joint reconstruction, aligned by the mapping cameras.
 
     Their cameras are guesses, as for any photo without EXIF; a photo whose reference is degenerate has no pose, so it counts in no figure.
     """
@@ -173,8 +173,8 @@ CHANGED = {"redkitchen-day": ROWS["redkitchen-day"].case, "statue": ROWS["statue
 ROWS |= {f"{place}-{name}": Row(case, place, asked=changed_queries(name)) for place, case in CHANGED.items() for name in CHANGES}
 
 
-def prepare(name: str, row: Row, data_dir: Path, work: Path) -> tuple[Path, Path]:
-    """Folders of the preprocessed scene and of the one that asks; what is there is kept."""
+def prepare(name: str, row: Row, data_dir: Path, work: Path) -> Path:
+    """Folder of the scene that asks, preprocessed; what is there is kept."""
     case, home = row.case, work / row.place
     folder = home / "dataset" / case.dataset / case.scene
     if not (folder / "scene.json").is_file():
@@ -183,11 +183,11 @@ def prepare(name: str, row: Row, data_dir: Path, work: Path) -> tuple[Path, Path
         where = ["--dataset", case.dataset, "--scene", case.scene, "--out_dir", str(home / "dataset"), "--features", case.features]
         run(row.place, "preprocess", [*where, *source, *case.preprocess, *lists], work)
     if row.asked is None:
-        return folder, folder
+        return folder
     asked = home / "asked" / name
     if not (asked / "scene.json").is_file():
         row.asked(folder, asked, data_dir)
-    return folder, asked
+    return asked
 
 
 def write_lists(row: Row, data_dir: Path, home: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -41,32 +42,40 @@ def table(rows: Mapping[str, Any]) -> str:
     """A line for every scene, and one for all changes of a scene's photos together; a cell for every method."""
     lines = [("scene", *METHODS), ("---",) * (1 + len(METHODS))]
     for name, row in grouped(rows).items():
-        keys = ("2", "5", "25" if row["units"] == METRES else "10")
-        size = f"{row['mapped']} map, {row['queries']} ask"
-        lines.append((f"**{name}**, {size}", *(_cell(row["methods"].get(method), keys, row) for method in METHODS)))
+        lines.append((f"**{name}**, {row['mapped']} map, {row['queries']} ask", *(_cell(row, method) for method in METHODS)))
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def grouped(rows: Mapping[str, Any]) -> dict[str, Any]:
-    """The rows, those of the changes of one scene's photos as one: runs of a method are then those of every change, seed by seed."""
-    found: dict[str, Any] = {}
+    """The rows as they are, and after them one for all changes of a scene's photos: of each seed the means over its changes."""
+    changed: dict[str, list[Any]] = {}
     for name, row in rows.items():
         place, _, change = name.rpartition("-")
-        if change not in CHANGES:
-            found[name] = row
-            continue
-        one = found.setdefault(f"{place}, changed", {**row, "queries": 0, "methods": {}})
-        one["queries"] += row["queries"]
-        for method, runs in row["methods"].items():
-            one["methods"][method] = [*one["methods"].get(method, []), *runs]
-    return found
+        changed.setdefault(f"{place}, changed" if change in CHANGES else name, []).append(row)
+    return {name: rows[0] if len(rows) == 1 else _pooled(rows) for name, rows in changed.items()}
 
 
-def _cell(runs: Sequence[Run] | None, keys: Sequence[str], row: Mapping[str, Any]) -> str:
+def _pooled(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Rows of the same queries as one."""
+    common = [method for method in METHODS if all(method in row["methods"] for row in rows)]
+    runs = {method: zip(*(row["methods"][method] for row in rows), strict=True) for method in common}
+    return {**rows[0], "methods": {method: [_mean(each) for each in seeds] for method, seeds in runs.items()}}
+
+
+def _mean(runs: Sequence[Run]) -> dict[str, Any]:
+    recall = {key: statistics.mean(run["recall"][key] for run in runs) for key in runs[0]["recall"]}
+    middle = {key: _middle([_far(run[key]) for run in runs]) for key in ("median_t", "median_r_deg", "ms")}
+    return {**runs[0], **middle, "recall": recall}
+
+
+def _cell(row: Mapping[str, Any], method: str) -> str:
+    runs = row["methods"].get(method)
     if not runs:
         return "not measured"
-    shares = " / ".join(f"{100 * statistics.mean(run['recall'][key] for run in runs):.0f}" for key in keys)
-    return f"{shares} %, {_error(runs, row['units'])}; {_ms(runs)}, {runs[0]['map_bytes'] / 1e6:.1f} MB"
+    keys = ("2", "5", "25" if row["units"] == METRES else "10")
+    shares = " / ".join(f"{100 * _middle([run['recall'][key] for run in runs]):.0f}" for key in keys)
+    few = f", {runs[0]['queries']} queries" if runs[0]["queries"] < row["queries"] else ""
+    return f"{shares} %, {_error(runs, row['units'])}; {_ms(runs)}, {runs[0]['map_bytes'] / 1e6:.1f} MB{few}"
 
 
 def _recalls(row: Mapping[str, Any]) -> tuple[tuple[str, float, float], ...]:
@@ -74,16 +83,20 @@ def _recalls(row: Mapping[str, Any]) -> tuple[tuple[str, float, float], ...]:
 
 
 def _error(runs: Sequence[Run], units: str) -> str:
-    """Median of the runs' median errors; a run that placed fewer than half of its queries has none, and counts as far off."""
+    """Median of the runs' median errors."""
+    t, r_deg = (_middle([_far(run[key]) for run in runs]) for key in ("median_t", "median_r_deg"))
     unit = "cm" if units == METRES else "%"
-    pairs = [(run["median_t"], run["median_r_deg"]) for run in runs]
-    t, r_deg = (_middle([float("inf") if value is None else value for value in values]) for values in zip(*pairs, strict=True))
-    return "not localized" if t == float("inf") else f"{t:.2f} {unit}, {r_deg:.2f}°"
+    return "not localized" if t == math.inf else f"{t:.2f} {unit}, {r_deg:.2f}°"
 
 
 def _ms(runs: Sequence[Run]) -> str:
-    times = [run["ms"] for run in runs if run["ms"] is not None]
-    return f"{_middle(times):,.0f} ms" if times else "-"
+    ms = _middle([_far(run["ms"]) for run in runs])
+    return "-" if ms == math.inf else f"{ms:,.0f} ms"
+
+
+def _far(value: float | None) -> float:
+    """Where half of the queries were not localized there is no median: it is beyond all others."""
+    return math.inf if value is None else value
 
 
 def _middle(values: Sequence[float]) -> float:

@@ -26,11 +26,11 @@ MOVED = {
 }
 """Metres along x and y, and degrees about its middle: what stands elsewhere. All of it stays clear of the cameras."""
 
-SUN = np.array([-0.62, 0.35, 0.7])
-WINDOW = ((1.6, 4.4), (0.9, 2.6))
+SUN = np.array([-0.93, 0.3, 0.2])
+WINDOW = ((1.0, 5.0), (0.8, 2.8))
 """Towards the sun; where on the west wall (y and z, metres) it comes in."""
 LAMP = np.array([6.6, 4.9, 1.9])
-AMBIENT, SUNLIGHT, LAMPLIGHT = np.array([0.16, 0.18, 0.24]), np.array([1.1, 1.0, 0.8]), np.array([0.9, 0.6, 0.3])
+AMBIENT, SUNLIGHT, LAMPLIGHT = np.array([0.2, 0.22, 0.28]), np.array([1.1, 1.0, 0.8]), np.array([0.9, 0.6, 0.3])
 """Light in red, green and blue: from everywhere, from the sun, and one metre from the lamp; the demo's own light is 1."""
 
 
