@@ -164,7 +164,7 @@ ROWS: dict[str, Row] = {
     "reichstag": Row(Case("colmap", "reichstag", "reichstag", "aliked"), "reichstag"),
     "sacre-coeur": Row(SACRE_COEUR, "sacre-coeur", lambda scene: ([image.name for image in scene.images], []), other_photos, camera=False),
     "fox-side": Row(Case("nerfstudio", "fox", "fox", "aliked"), "fox-side", lambda scene: sides(scene, 0.2, (0.7, 1.0))),
-    "gerrard-side": Row(GERRARD, "gerrard-side", lambda scene: sides(scene, 0.5, (0.55, 0.8))),
+    "gerrard-side": Row(GERRARD, "gerrard-side", lambda scene: sides(scene, 0.6, (0.62, 0.75))),
     "gallery-light": Row(GALLERY, "gallery", asked=rendered_queries({}, lit=True)),
     "gallery-moved": Row(GALLERY, "gallery", asked=rendered_queries(MOVED, lit=False)),
 }
