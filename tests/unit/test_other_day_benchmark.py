@@ -8,12 +8,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pycolmap
 import pytest
 
 from d2s.evaluation.score import Score
+from d2s.features.images import image_size
 from d2s.geometry import pose
+from d2s.geometry.alignment import Similarity
 from d2s.geometry.camera import make_camera, project
 from d2s.scene.manifest import Scene, SceneImage
+from processing.adapters.colmap import model_pose
 from processing.gallery.room import make_room
 from processing.gallery.tour import shots
 
@@ -244,3 +248,19 @@ def test_a_row_that_is_measured_again_replaces_its_methods(monkeypatch, tmp_path
     with pytest.raises(SystemExit):
         other_day.main(["--only", "gallery-light", "fox-side"])
     assert "--data_dir is needed to measure fox-side" in capsys.readouterr().err
+
+
+def test_photos_of_another_folder_have_the_poses_of_the_joint_reconstruction(shared_data, tmp_path):
+    data, reference = bench("other_day_data"), shared_data / "sacre_coeur" / "reference"
+    known = {image.name: model_pose(image, reference) for image in pycolmap.Reconstruction(reference).images.values()}
+    map_from_reference = Similarity(0.3, pose.rotation_from_qvec([0.8, 0.2, -0.5, 0.3]), np.array([1.0, -2.0, 0.5]))
+    mapped = sorted(path.name for path in (shared_data / "sacre_coeur" / "mapping").iterdir())
+    images = [SceneImage(name, 1, map_from_reference.apply_pose(known[name]), "train") for name in mapped]
+    Scene("photos", "sacre_coeur", tmp_path, {1: camera_of()}, tuple(images), "arbitrary").save(tmp_path / "scene")
+    data.other_photos(tmp_path / "scene", tmp_path / "asked", shared_data)
+    asked = Scene.load(tmp_path / "asked")
+    assert {image.name for image in asked.split("test") if image.cam_from_world is None} == set(data.DEGENERATE)
+    for image in asked.split("test"):
+        assert image_size(asked.path(image)) == (asked.camera(image).width, asked.camera(image).height)
+        if image.name not in data.DEGENERATE:
+            assert image.cam_from_world == pytest.approx(map_from_reference.apply_pose(known[image.name]), abs=1e-6)
