@@ -12,6 +12,7 @@ import numpy as np
 import pycolmap
 from numpy.typing import NDArray
 
+from d2s.features.images import decode_image
 from d2s.geometry.image import crop, resize
 from processing.augmentation.light import generator_of
 
@@ -67,7 +68,7 @@ def rain(image: Image, random: Random) -> Image:
 def jpeg(image: Image, random: Random) -> Image:
     """Saved at JPEG quality 20."""
     _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 20])
-    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1], dtype=np.uint8)
+    return decode_image(data.tobytes(), "saved again")
 
 
 def people(image: Image, random: Random) -> Image:

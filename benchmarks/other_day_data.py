@@ -37,6 +37,10 @@ QUALITY = 98
 """JPEG quality of the photos that are written: next to nothing is lost after the change itself."""
 
 
+DEGENERATE = ("roma_B.jpg",)
+"""Queries that the reference of sacre_coeur/ has no meaningful pose of: 58 points and a wild focal length."""
+
+
 @dataclass(frozen=True)
 class Row:
     """`case`: the map, in the words of accuracy.py; rows of one `place` share it. `split`: mapping images and queries of it (None: the data
@@ -112,8 +116,8 @@ def rendered_queries(moved: dict[str, tuple[float, float, float]], lit: bool) ->
     def make(folder: Path, target: Path, data_dir: Path) -> None:
         scene = Scene.load(folder)
         queries = [(image, scene.camera(image)) for image in scene.split("test")]
-        pictures = render_queries({image.name: image.cam_from_world for image, _ in queries}, queries[0][1], moved, lit)
-        for name, pixels in pictures:
+        poses = {image.name: image.cam_from_world for image, _ in queries if image.cam_from_world is not None}
+        for name, pixels in render_queries(poses, queries[0][1], moved, lit):
             write_photo(target / "photos" / name, pixels)
         write_asked(folder, target, queries, target / "photos")
 
@@ -129,15 +133,12 @@ def other_photos(folder: Path, target: Path, data_dir: Path) -> None:
     model = pycolmap.Reconstruction(reference)
     known = {image.name: model_pose(image, reference) for image in model.images.values()}
     mapped = {image.name: image.cam_from_world for image in scene.images if image.cam_from_world is not None and image.name in known}
-    centers = [np.stack([pose.center(poses[name]) for name in mapped]) for poses in (known, mapped)]
-    map_from_reference, _ = robust_similarity(*centers)
+    before, after = (np.stack([pose.center(poses[name]) for name in mapped]) for poses in (known, mapped))
+    map_from_reference, _ = robust_similarity(before, after)
     photos = load_photos(AdapterOptions(data_dir / "sacre_coeur" / "query", is_scene=True)).scene
     true = {name: map_from_reference.apply_pose(cam_from_world) for name, cam_from_world in known.items() if name not in DEGENERATE}
     queries = [(replace(image, cam_from_world=true.get(image.name)), photos.camera(image)) for image in photos.images]
     write_asked(folder, target, queries, photos.image_dir)
-
-
-DEGENERATE = ("roma_B.jpg",)  # 58 points and a focal length of no meaning in the reference
 
 
 def write_photo(path: Path, pixels: NDArray[np.uint8]) -> None:
