@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from d2s.features.images import read_image
 from d2s.geometry import pose
-from d2s.geometry.alignment import robust_similarity
+from d2s.geometry.alignment import Similarity, robust_similarity
 from d2s.scene.atomic import atomic_path
 from d2s.scene.manifest import Scene, SceneImage
 from processing.adapters.base import AdapterOptions
@@ -133,12 +133,26 @@ def other_photos(folder: Path, target: Path, data_dir: Path) -> None:
     model = pycolmap.Reconstruction(reference)
     known = {image.name: model_pose(image, reference) for image in model.images.values()}
     mapped = {image.name: image.cam_from_world for image in scene.images if image.cam_from_world is not None and image.name in known}
-    before, after = (np.stack([pose.center(poses[name]) for name in mapped]) for poses in (known, mapped))
-    map_from_reference, _ = robust_similarity(before, after)
+    map_from_reference = aligned(np.stack([known[name] for name in mapped]), np.stack(list(mapped.values())))
     photos = load_photos(AdapterOptions(data_dir / "sacre_coeur" / "query", is_scene=True)).scene
     true = {name: map_from_reference.apply_pose(cam_from_world) for name, cam_from_world in known.items() if name not in DEGENERATE}
     queries = [(replace(image, cam_from_world=true.get(image.name)), photos.camera(image)) for image in photos.images]
     write_asked(folder, target, queries, photos.image_dir)
+
+
+def aligned(source: NDArray[np.float64], target: NDArray[np.float64]) -> Similarity:
+    """The similarity from one reconstruction's frame to another's by the cameras of both, cam_from_world (N, 3, 4).
+
+    It turns as the cameras' rotations say, and takes scale and shift from the centres that agree: without known focal lengths, photos say
+    well where a camera looked, and badly how far away one with a long lens stood.
+    """
+    u, _, vt = np.linalg.svd(np.einsum("nij,nik->jk", target[..., :3], source[..., :3]))
+    rotation = u * [1.0, 1.0, np.linalg.det(u @ vt)] @ vt
+    before, after = pose.center(source), pose.center(target)
+    agreeing = robust_similarity(before, after)[1]
+    a, b = (points[agreeing] - points[agreeing].mean(axis=0) for points in (before @ rotation.T, after))
+    scale = float((a * b).sum() / (a * a).sum())
+    return Similarity(scale, rotation, after[agreeing].mean(axis=0) - scale * rotation @ before[agreeing].mean(axis=0))
 
 
 def write_photo(path: Path, pixels: NDArray[np.uint8]) -> None:

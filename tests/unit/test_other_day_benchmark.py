@@ -250,6 +250,18 @@ def test_a_row_that_is_measured_again_replaces_its_methods(monkeypatch, tmp_path
     assert "--data_dir is needed to measure fox-side" in capsys.readouterr().err
 
 
+def test_reconstructions_are_aligned_in_spite_of_cameras_at_wrong_distances():
+    data, random = bench("other_day_data"), np.random.default_rng(0)
+    turns = [pose.rotation_from_qvec([1.0, *(0.2 * random.normal(size=3))]) for _ in range(10)]
+    source = np.stack([np.column_stack([turn, -turn @ random.normal(size=3)]) for turn in turns])
+    truth = Similarity(0.4, pose.rotation_from_qvec([0.5, -0.5, 0.7, 0.1]), np.array([3.0, 0.0, -1.0]))
+    target = truth.apply_pose(source)
+    target[7:, 2, 3] += 0.5  # three stand farther back than they did
+    found = data.aligned(source, target)
+    assert found.scale == pytest.approx(truth.scale) and found.rotation == pytest.approx(truth.rotation)
+    assert found.translation == pytest.approx(truth.translation)
+
+
 def test_photos_of_another_folder_have_the_poses_of_the_joint_reconstruction(shared_data, tmp_path):
     data, reference = bench("other_day_data"), shared_data / "sacre_coeur" / "reference"
     known = {image.name: model_pose(image, reference) for image in pycolmap.Reconstruction(reference).images.values()}
