@@ -2,9 +2,11 @@
 
 Whole stretches of the mapping path, its ends among them, are localized in both maps as they would be without these images: points
 triangulated anew from the others, mean descriptors of the others, and a pose field that was fitted without them. What counts are errors in
-the frame of the given poses. Single images would not do, since the neighbours in a video hide what a map and its field do not know.
+the frame of the given poses. The neighbours in a video hide what a map and its field do not know, so single images would not do. But
+neither would stretches alone: next to a mapping image, the given map follows a drift of the given poses that no field can. So validation
+images, which lie among mapping images and are in neither map, have their say too.
 
-What the rest keeps of the held-out images is that bundle adjustment knew them when it refined the others' poses.
+What the rest keeps of a held-out stretch is that bundle adjustment knew it when it refined the others' poses.
 """
 
 from __future__ import annotations
@@ -41,23 +43,28 @@ ROUNDS = ((0, 5), (STRETCHES - 1, 4))
 FEWEST = 30
 """Images on the path below which no field can be fitted without a fifth of them."""
 IMAGES_PER_STRETCH = 12
-"""Of a held-out stretch, those that are localized, evenly spread."""
+"""Of a held-out stretch, those that are localized, evenly spread; of the validation images, twice as many."""
 TOLERANCES = ((1.0, 1.0), (2.0, 2.0), (5.0, 5.0), (10.0, 10.0), (25.0, 2.0))
 """Centimetres and degrees of the recalls that are averaged; without a scale, 1 % of the extent stands for 5 cm."""
 CLEARLY = 0.03
-"""What the averaged recall must gain at refined poses: the given ones need no field."""
+"""What the averaged recall must gain at refined poses, and may nowhere lose: the given ones need no field."""
 
 
 @dataclass(frozen=True)
 class Localized:
-    """How held-out images fared in a map: the mean of the recalls within TOLERANCES at the ends of the path and in its middle, the recall
-    at 5 cm and 5 degrees, and the median distance in the scene's unit (None: infinite).
+    """How held-out images fared in a map: the mean of the recalls within TOLERANCES `near` mapping images, on stretches in the `middle` of
+    the path and at its `ends`, and the median distance of all in the scene's unit (None: infinite).
     """
 
-    ends: float
+    near: float
     middle: float
-    recall_5cm: float
+    ends: float
     median_t: float | None
+
+    @property
+    def recalls(self) -> tuple[float, float, float]:
+        """Near, in the middle, at the ends."""
+        return self.near, self.middle, self.ends
 
 
 @dataclass(frozen=True)
@@ -70,42 +77,68 @@ class MapChoice:
 
     @property
     def takes_refined(self) -> bool:
-        """Whether answers are clearly better at refined poses, and nowhere worse."""
-        ends, middle = self.refined.ends - self.given.ends, self.refined.middle - self.given.middle
-        return min(ends, middle) >= 0 and (ends + middle) / 2 >= CLEARLY
+        """Whether answers are clearly better at refined poses, and nowhere clearly worse."""
+        gains = np.subtract(self.refined.recalls, self.given.recalls)
+        return bool(gains.min() > -CLEARLY and gains.mean() >= CLEARLY)
 
     def to_json(self) -> dict[str, Any]:
         """JSON values for the run's state."""
         return asdict(self)
 
 
-def choose_map(folder: Path, scene: Scene, recipe: Recipe, refined: RefinedMap) -> MapChoice | None:
-    """Localize held-out stretches of a preprocessed scene's mapping path in both maps; the same scene gives the same choice.
+@dataclass(frozen=True)
+class _Trial:
+    """Images to localize in a map without the mapping images `held`, and what they stand for."""
 
-    None where the path has too few images to tell.
+    held: frozenset[str]
+    near: Sequence[SceneImage] = ()
+    middle: Sequence[SceneImage] = ()
+    ends: Sequence[SceneImage] = ()
+
+
+def choose_map(folder: Path, scene: Scene, recipe: Recipe, refined: RefinedMap) -> MapChoice | None:
+    """Localize held-out images of a preprocessed scene in both maps; the same scene gives the same choice.
+
+    None where there are too few images to tell.
     """
     path = [image for image in scene.split("train") if image.name in refined.cam_from_map and image.cam_from_world is not None]
-    if len(path) < FEWEST:
+    validation = [image for image in scene.split("val") if image.cam_from_world is not None]
+    if len(path) < FEWEST or not validation:
         return None
+    trials = _trials(path, validation)
+    given, moved = (_localized(folder, scene, recipe, poses, trials) for poses in (None, refined))
+    return MapChoice(given, moved, sum(len(trial.near) + len(trial.middle) + len(trial.ends) for trial in trials))
+
+
+def _trials(path: Sequence[SceneImage], validation: Sequence[SceneImage]) -> list[_Trial]:
     stretches = [[path[i] for i in rows] for rows in np.array_split(np.arange(len(path)), STRETCHES)]
-    given, moved = (_localized(folder, scene, recipe, poses, stretches) for poses in (None, refined))
-    return MapChoice(given, moved, sum(len(_some(stretches[part])) for parts in ROUNDS for part in parts))
+    trials = [_Trial(frozenset(), near=_spread(validation, 2 * IMAGES_PER_STRETCH))]
+    for end, inner in ROUNDS:
+        held = frozenset(image.name for part in (end, inner) for image in stretches[part])
+        trials.append(
+            _Trial(held, middle=_spread(stretches[inner], IMAGES_PER_STRETCH), ends=_spread(stretches[end], IMAGES_PER_STRETCH))
+        )
+    return trials
+
+
+def _spread(images: Sequence[SceneImage], most: int) -> list[SceneImage]:
+    return [images[i] for i in np.linspace(0, len(images) - 1, min(len(images), most)).astype(int)]
 
 
 def choice_text(choice: MapChoice | None, units: str) -> str:
     """One line with the figures of both maps, and which is learnt."""
     if choice is None:
-        return f"The map at given poses is learnt: refined ones need at least {FEWEST} images to be tried on."
-    within, factor, unit = ("5 cm", 100, "cm") if units == METRES else ("1 % of the extent", 1, "units")
+        return f"The map at given poses is learnt: refined ones need {FEWEST} images and validation images to be tried on."
+    factor, unit = (100, "cm") if units == METRES else (1, "units")
 
     def figures(found: Localized) -> str:
         median = "none" if found.median_t is None else f"{factor * found.median_t:.3g} {unit}"
-        return f"{100 * found.recall_5cm:.0f} % within {within}, median {median}"
+        return f"{', '.join(f'{100 * recall:.0f}' for recall in found.recalls)} % (median {median})"
 
     learnt = "refined" if choice.takes_refined else "given"
     return (
-        f"{choice.images} images of held-out stretches: {figures(choice.given)} at the given poses, {figures(choice.refined)} at refined "
-        f"ones: the map at {learnt} poses is learnt."
+        f"Mean recall of {choice.images} held-out images, near others, in the middle, at the ends: {figures(choice.given)} at the "
+        f"given poses, {figures(choice.refined)} at refined ones: the map at {learnt} poses is learnt."
     )
 
 
@@ -119,27 +152,22 @@ def pose_field(scene: Scene, refined: RefinedMap, without: Collection[str] = ())
     return fit_pose_field(np.stack([pair[0] for pair in pairs]), np.stack([pair[1] for pair in pairs]))
 
 
-def _localized(
-    folder: Path, scene: Scene, recipe: Recipe, refined: RefinedMap | None, stretches: Sequence[Sequence[SceneImage]]
-) -> Localized:
+def _localized(folder: Path, scene: Scene, recipe: Recipe, refined: RefinedMap | None, trials: Sequence[_Trial]) -> Localized:
     """How held-out images fare in one of the maps."""
-    data = load_training_set(folder, scene, refined=refined)
-    ends, middle = [], []
-    for end, inner in ROUNDS:
-        names = {image.name for part in (end, inner) for image in stretches[part]}
-        field = None if refined is None else pose_field(scene, refined, names)
-        localizer = _untrained(scene, recipe, without_images(data, torch.tensor([name in names for name in data.names])), field)
-        ends.append(_errors(folder, scene, localizer, _some(stretches[end])))
-        middle.append(_errors(folder, scene, localizer, _some(stretches[inner])))
-    every = np.concatenate(ends + middle)
+    whole = load_training_set(folder, scene, refined=refined)
+    found: dict[str, list[tuple[float, float]]] = {"near": [], "middle": [], "ends": []}
+    for trial in trials:
+        data = without_images(whole, torch.tensor([name in trial.held for name in whole.names])) if trial.held else whole
+        field = None if refined is None else pose_field(scene, refined, trial.held)
+        localizer = _untrained(scene, recipe, data, field)
+        for part, errors in found.items():
+            errors += [_error(folder, scene, localizer, image) for image in getattr(trial, part)]
     centimetre = 0.01 if scene.units == METRES else scene_extent(scene) / (100 * CM_PER_PERCENT)
-    median = float(np.median(every[:, 0]))
-    means = [np.mean([_recall(np.concatenate(part), centimetre * cm, deg) for cm, deg in TOLERANCES]) for part in (ends, middle)]
-    return Localized(float(means[0]), float(means[1]), _recall(every, 5 * centimetre, 5), median if np.isfinite(median) else None)
-
-
-def _some(stretch: Sequence[SceneImage]) -> list[SceneImage]:
-    return [stretch[i] for i in np.unique(np.linspace(0, len(stretch) - 1, min(len(stretch), IMAGES_PER_STRETCH)).astype(int))]
+    near, middle, ends = (
+        float(np.mean([_recall(np.array(errors), centimetre * cm, deg) for cm, deg in TOLERANCES])) for errors in found.values()
+    )
+    median = float(np.median([distance for errors in found.values() for distance, _ in errors]))
+    return Localized(near, middle, ends, median if np.isfinite(median) else None)
 
 
 def _untrained(scene: Scene, recipe: Recipe, data: TrainingSet, field: PoseField | None) -> Localizer:
@@ -152,16 +180,11 @@ def _untrained(scene: Scene, recipe: Recipe, data: TrainingSet, field: PoseField
     return Localizer(TrainedModel(network, info), min_confidence=0.0)
 
 
-def _errors(folder: Path, scene: Scene, localizer: Localizer, images: Sequence[SceneImage]) -> Array:
-    """Distance in the scene's unit and degrees (N, 2) from the given poses; infinite without an answer."""
+def _error(folder: Path, scene: Scene, localizer: Localizer, image: SceneImage) -> tuple[float, float]:
+    """Distance in the scene's unit and degrees from the given pose; infinite without an answer."""
     with FeatureReader(folder / FEATURES) as reader:
-        found = [localizer.localize_features(reader.read(image.name), scene.camera(image)).cam_from_world for image in images]
-    return np.array(
-        [
-            (np.inf, np.inf) if cam_from_world is None else pose.pose_error(cam_from_world, image.cam_from_world)  # type: ignore[arg-type]
-            for image, cam_from_world in zip(images, found, strict=True)
-        ]
-    )
+        found = localizer.localize_features(reader.read(image.name), scene.camera(image)).cam_from_world
+    return (np.inf, np.inf) if found is None else pose.pose_error(found, image.cam_from_world)  # type: ignore[arg-type]
 
 
 def _recall(errors: Array, distance: float, degrees: float) -> float:
