@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from d2s.commands import train
 from d2s.commands.map_choice import CLEARLY, FEWEST, Localized, MapChoice, choice_text, choose_map
 from d2s.config import load_recipe
 from d2s.features.base import LocalFeatures
@@ -21,6 +22,7 @@ from d2s.scene.label_store import Labels, write_labels
 from d2s.scene.manifest import Scene, SceneImage
 from d2s.scene.refined_map import RefinedMap, refined_folder
 from d2s.training.data import load_training_set
+from d2s.training.run_dir import RunDir
 from d2s.training.without_images import without_images
 
 CAMERA = parse_camera("SIMPLE_PINHOLE 640 480 500 320 240")
@@ -105,3 +107,18 @@ def test_refined_poses_must_be_clearly_better_and_nowhere_clearly_worse(gains, t
     assert "50, 50, 50 % (median none) at the given poses" in text and "% (median 1.2 cm) at refined ones" in text
     assert f"the map at {'refined' if taken else 'given'} poses is learnt" in text
     assert "(median 0.012 units)" in choice_text(choice, "arbitrary")
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_a_run_records_the_choice_and_stays_with_it(tmp_path, monkeypatch, better):
+    scene, refined = make_place(tmp_path, drift_and_shaking)
+    refined.save(tmp_path)
+    recipe, run = replace(RECIPE, training=replace(RECIPE.training, refined_poses=True)), RunDir(tmp_path / "run")
+    run.path.mkdir()
+    choice = MapChoice(Localized(0.5, 0.5, 0.5, 0.05), Localized(*(0.9 if better else 0.4,) * 3, 0.02), 60)
+    monkeypatch.setattr(train, "choose_map", lambda *_: choice)
+    assert (train._refined_map(tmp_path, scene, recipe, run, False) is not None) == better
+    assert run.state()["refined"] == better and run.state()["map_choice"] == choice.to_json()
+    run.checkpoint(1).mkdir(parents=True)
+    monkeypatch.delattr(train, "choose_map")  # not asked again
+    assert (train._refined_map(tmp_path, scene, recipe, run, False) is not None) == better
