@@ -271,8 +271,7 @@ def calibration_of(own: Sequence[Row], constants: Constants) -> Calibration:
     """The record that a training would end with: from the validation images."""
     rows = [row for row in own if row["split"] == "val"]
     scores = [constants.score(np.array(row["signals"]), row["doubt"]) if row["found"] else -math.inf for row in rows]
-    field = next((row["field"] for row in own if row["found"]), (0.0, 0.0))
-    return calibrate([observation(row, score) for row, score in zip(rows, scores, strict=True)], own[0]["tolerance"], field)
+    return calibrate([observation(row, score) for row, score in zip(rows, scores, strict=True)], own[0]["tolerance"])
 
 
 def unseen(learn: Sequence[Row], rows: Sequence[Row], what: Callable[[Row, Constants], float]) -> list[tuple[Row, float]]:

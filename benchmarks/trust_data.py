@@ -27,6 +27,7 @@ from d2s.localization.covariance import in_world, pose_covariance, pose_differen
 from d2s.localization.localizer import Localizer
 from d2s.localization.result import LocalizationResult
 from d2s.localization.signals import signals_of
+from d2s.localization.trust import isotropic
 from d2s.scene.feature_store import FeatureReader, FeatureWriter
 from d2s.scene.manifest import Scene, SceneImage
 
@@ -187,14 +188,14 @@ def _row(localizer: Localizer, place: Place, shown: Place, image: SceneImage, fe
     row |= {"tolerance": tolerance_of(place.scene), "found": result.cam_from_world is not None, "inliers": result.num_inliers}
     if result.cam_from_world is None or result.cam_from_map is None:
         return row
-    field = localizer.info.pose_field
-    row["field"] = (0.0, 0.0) if field is None else field.uncertain
     covariance = covariance_of(result, camera)
     row["doubt"] = result.doubt
     row["signals"] = signals_of(result, camera, localizer.estimator.max_error, covariance).tolist()
     if shown.where == place.where and image.cam_from_world is not None:
         row["difference"] = pose_difference(result.cam_from_world, image.cam_from_world).tolist()
-        world = None if covariance is None else in_world(covariance, result.cam_from_map, result.cam_from_world)
+        field = localizer.info.pose_field
+        known = isotropic(*((0.0, 0.0) if field is None else field.deviations(result.cam_from_map)))
+        world = None if covariance is None else in_world(covariance, result.cam_from_map, result.cam_from_world) + known
         row["covariance"] = None if world is None else world.tolist()
     return row
 

@@ -67,7 +67,7 @@ class TrainingConfig:
         0.5, "share of the images of a batch that are extra ones (--augment, --unlabel), where there are any", above=0, high=0.9
     )
     refined_poses: bool = option(
-        False, "learn at refined poses where the images disagree with the given ones; answers are brought back to these"
+        False, "learn at refined poses where held-out stretches are answered better; answers are brought back to the given ones"
     )
     landmarks_per_step: int = option(
         6000, "landmarks of model 3 that a step compares keypoints with: those that they show, and others drawn at random", low=50

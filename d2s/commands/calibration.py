@@ -29,8 +29,7 @@ def measure_trust(folder: Path, scene: Scene, model: SceneRegressor) -> Calibrat
     localizer = Localizer(model, min_confidence=0.0)
     with FeatureReader(folder / FEATURES) as reader:
         observations = [_observation(localizer, scene, image, reader) for image in images]
-    field = model.info.pose_field
-    record = calibrate(observations, tolerance_t, (0.0, 0.0) if field is None else field.uncertain)
+    record = calibrate(observations, tolerance_t)
     logger.debug("Trust from %d validation images: %s.", len(images), record)
     return record
 
@@ -41,4 +40,4 @@ def _observation(localizer: Localizer, scene: Scene, image: SceneImage, reader: 
     if result.cam_from_world is None or image.cam_from_world is None:
         return Observation(-math.inf, None, None)
     weighed = localizer.judge.weigh(result, camera, localizer.estimator.max_error)
-    return Observation(weighed.score, pose_difference(result.cam_from_world, image.cam_from_world), weighed.covariance)
+    return Observation(weighed.score, pose_difference(result.cam_from_world, image.cam_from_world), weighed.known_covariance)

@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from d2s.commands.calibration import measure_trust
 from d2s.commands.device import add_device, choose_device
 from d2s.commands.folders import dataset_name, writable_folder
+from d2s.commands.map_choice import choice_text, choose_map, pose_field
 from d2s.commands.options import flag
 from d2s.commands.validation import make_validation
 from d2s.commands.validation_view import ViewWriter
@@ -22,7 +22,6 @@ from d2s.config import Recipe, find_recipe, load_recipe, to_ini
 from d2s.errors import InputError, SettingsMismatchError
 from d2s.features.exif import read_photo
 from d2s.geometry.camera import format_camera
-from d2s.geometry.pose_field import PoseField, fit_pose_field
 from d2s.regressor.base import EXIF_FOCAL, ModelInfo
 from d2s.regressor.model_files import TrainedModel, model_bytes, save_model
 from d2s.scene.atomic import write_text
@@ -119,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         logger.info("%s is already finished: %s. Train anew with --resume never.", run_dir.path, run_dir.model)
         return 0
     _log_to_file(run_dir)
-    refined = _refined_map(folder, recipe, run_dir, bool(extras))
+    refined = _refined_map(folder, scene, recipe, run_dir, bool(extras))
     data = load_training_set(folder, scene, extras, refined)
     network = make_network(recipe, data)
     optimizer = make_optimizer(recipe, network)
@@ -235,8 +234,9 @@ def _next_stage(state: TrainingState, stage: int) -> TrainingState:
     return replace(state, stage=stage, step=0, elapsed=0.0, scores={})
 
 
-def _refined_map(folder: Path, recipe: Recipe, run_dir: RunDir, with_extras: bool) -> RefinedMap | None:
-    """The refined map where the recipe wants it and the scene has one; labels of extra images are in the frame of the given poses.
+def _refined_map(folder: Path, scene: Scene, recipe: Recipe, run_dir: RunDir, with_extras: bool) -> RefinedMap | None:
+    """The refined map where the recipe wants it, the scene has one and it answers better than the given one; labels of extra images are
+    in the frame of the given poses.
 
     A run stays in the frame in which it began.
     """
@@ -252,18 +252,12 @@ def _refined_map(folder: Path, recipe: Recipe, run_dir: RunDir, with_extras: boo
     if refined is not None and with_extras:
         logger.info("The map is learnt at the given poses: extra images have no labels at refined ones.")
         refined = None
-    run_dir.write_state(refined=refined is not None)
-    return refined
-
-
-def _pose_field(scene: Scene, refined: RefinedMap) -> PoseField | None:
-    """What brings poses of the refined map into the frame of the given ones."""
-    pairs = [
-        (refined.cam_from_map[image.name], image.cam_from_world)
-        for image in scene.split("train")
-        if image.name in refined.cam_from_map and image.cam_from_world is not None
-    ]
-    return fit_pose_field(np.stack([pair[0] for pair in pairs]), np.stack([pair[1] for pair in pairs]))
+    choice = None if refined is None else choose_map(folder, scene, recipe, refined)
+    if refined is not None:
+        logger.info("%s", choice_text(choice, scene.units))
+    takes_refined = choice is not None and choice.takes_refined
+    run_dir.write_state(refined=takes_refined, map_choice=None if choice is None else choice.to_json())
+    return refined if takes_refined else None
 
 
 def _model_info(scene: Scene, recipe: Recipe, data: TrainingSet, refined: RefinedMap | None) -> ModelInfo:
@@ -278,7 +272,7 @@ def _model_info(scene: Scene, recipe: Recipe, data: TrainingSet, refined: Refine
         cameras=tuple(dict.fromkeys(format_camera(camera) for camera in data.cameras)),
         bounds=data.bounds(),
         seed=recipe.training.seed,
-        pose_field=None if refined is None else _pose_field(scene, refined),
+        pose_field=None if refined is None else pose_field(scene, refined),
         extra=exif_focal(scene),
     )
 

@@ -1,7 +1,7 @@
 """What a few images with known poses say about the poses that a model finds: how often they are right, how far off they are.
 
 Two things that the general constants of `d2s.localization.trust` cannot know: whether this place is harder or easier than others of equal
-support, and errors that all inliers share, of the map, of the reference poses and of what leads from one to the other.
+support, and errors that all inliers share, of the map and of the reference poses.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ EXPECTED = 2.366
 
 @dataclass(frozen=True)
 class Observation:
-    """One image: log odds by the general constants, and the error (6,) with the covariance (6, 6) that the residuals give, in the
-    parametrisation of `d2s.localization.covariance`; no error without a pose.
+    """One image: log odds by the general constants, and the error (6,) with the covariance (6, 6) that residuals and pose field give, in
+    the parametrisation of `d2s.localization.covariance`; no error without a pose.
     """
 
     score: float
@@ -44,18 +44,13 @@ class Observation:
         return float(np.linalg.norm(self.difference[3:])) <= tolerance_t and turned <= tolerance_r_deg
 
 
-def calibrate(observations: Sequence[Observation], tolerance_t: float, field: tuple[float, float] = (0.0, 0.0)) -> Calibration:
-    """The record of a place from images that were not used to map it; `tolerance_t` in the scene's unit.
-
-    `field`: standard deviations per axis, in radians and in the scene's unit, of what leads from the map to the given poses. Validation
-    images lie among mapping images, where it is surer than elsewhere.
-    """
+def calibrate(observations: Sequence[Observation], tolerance_t: float) -> Calibration:
+    """The record of a place from images that were not used to map it; `tolerance_t` in the scene's unit."""
     found = [o for o in observations if o.difference is not None]
     right = [o for o in found if o.is_right(tolerance_t)]
     shift = most_likely_shift(np.array([o.score for o in found]), np.array([o.is_right(tolerance_t) for o in found], dtype=bool))
     known = [(o.difference, o.covariance) for o in right if o.difference is not None and o.covariance is not None]
     r, t = (shared_error(known, slice(0, 3)), shared_error(known, slice(3, 6))) if len(known) >= FEWEST else (0.0, 0.0)
-    r, t = max(r, field[0]), max(t, field[1])
     images = len(known) if len(known) >= FEWEST else 0
     return Calibration(round(shift, 4) + 0.0, float(f"{t:.4g}"), float(f"{r:.4g}"), images, tolerance_t)
 

@@ -66,7 +66,7 @@ def in_world(covariance: Array, cam_from_map: Array, cam_from_world: Array) -> A
     """Covariance (6, 6) of (w, c) of the pose in the world from that of the same camera's pose in the map.
 
     The two differ by a small motion in camera axes (`d2s.geometry.pose_field`), which hardly changes over the error of a pose, so it only
-    turns the error: its own uncertainty is part of what a model's calibration adds.
+    turns the error; its own uncertainty is added in `d2s.localization.trust`.
     """
     moved = pose.compose(cam_from_world, pose.inverse(cam_from_map))
     rotation, t = moved[:, :3], moved[:, 3]

@@ -52,7 +52,7 @@ class Localizer:
         min_confidence: float | None = None,
     ) -> None:
         self.regressor, self.info = regressor, regressor.info
-        self.judge = Judge(Calibration.from_json(self.info.trust), min_confidence)
+        self.judge = Judge(Calibration.from_json(self.info.trust), min_confidence, field=self.info.pose_field)
         self.estimator = estimator or make_estimator(max_error=self.info.max_error)
         self.threshold = self.info.reliability_threshold if threshold is None else threshold
         self._extractor, self._device = extractor, device

@@ -25,6 +25,7 @@ import pycolmap
 from numpy.typing import NDArray
 
 from d2s.errors import FormatError
+from d2s.geometry.pose_field import PoseField
 from d2s.localization.covariance import in_world, pose_covariance
 from d2s.localization.result import LocalizationResult, Trust
 from d2s.localization.signals import SIGNALS, signals_of
@@ -104,23 +105,33 @@ class Calibration:
 
 
 class Weighed(NamedTuple):
-    """Log odds that the image supports a pose (`evidence`) and that the pose is right (`score`), and its covariance (6, 6) by residuals."""
+    """Log odds that the image supports a pose (`evidence`) and that the pose is right (`score`), its covariance (6, 6) by residuals, and
+    the standard deviations per axis of the pose field there, in radians and in the scene's unit.
+    """
 
     evidence: float
     score: float
     covariance: Array | None
+    field: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def known_covariance(self) -> Array | None:
+        """Covariance (6, 6) by residuals and field, before what a place's calibration adds."""
+        return None if self.covariance is None else self.covariance + isotropic(*self.field)
 
 
 @dataclass(frozen=True)
 class Judge:
     """Says of results how far they can be trusted, and refuses those below `min_confidence`.
 
-    None refuses by the general constants and their threshold, before the place's calibration: photos of other places.
+    None refuses by the general constants and their threshold, before the place's calibration: photos of other places. `field`: what brings
+    poses of the map into the frame of the given ones.
     """
 
     calibration: Calibration = Calibration()
     min_confidence: float | None = None
     constants: Constants | None = None
+    field: PoseField | None = None
 
     @property
     def least(self) -> float:
@@ -133,7 +144,7 @@ class Judge:
             return result
         weighed = self.weigh(result, camera, max_error)
         evidence, confidence = probability(weighed.evidence), probability(weighed.score + self.calibration.shift)
-        covariance = None if weighed.covariance is None else self._with_map(weighed.covariance)
+        covariance = None if weighed.covariance is None else self._with_map(weighed.covariance, weighed.field)
         result = replace(result, trust=Trust(confidence, covariance))
         # By default the evidence in the image decides, whatever the place: where parts of it look alike, confidence is low even for right
         # poses, and refusing half of these keeps no other place out.
@@ -147,12 +158,17 @@ class Judge:
         covariance = pose_covariance(result.cam_from_map, result.keypoints[rows].astype(float), result.xyz[rows].astype(float), camera)
         signals, constants = signals_of(result, camera, max_error, covariance), self.constants or general_constants()
         in_the_world = None if covariance is None else in_world(covariance, result.cam_from_map, result.cam_from_world)
-        return Weighed(constants.evidence(signals), constants.score(signals, result.doubt), in_the_world)
+        field = (0.0, 0.0) if self.field is None else self.field.deviations(result.cam_from_map)
+        return Weighed(constants.evidence(signals), constants.score(signals, result.doubt), in_the_world, field)
 
-    def _with_map(self, covariance: Array) -> Array:
+    def _with_map(self, covariance: Array, field: tuple[float, float]) -> Array:
         factor = 1.0 if self.calibration.images else (self.constants or general_constants()).factor
-        extra = np.repeat([self.calibration.r**2, self.calibration.t**2], 3)
-        return np.asarray(WIDER**2 * (factor**2 * covariance + np.diag(extra)))
+        return np.asarray(WIDER**2 * (factor**2 * covariance + isotropic(self.calibration.r, self.calibration.t) + isotropic(*field)))
+
+
+def isotropic(r: float, t: float) -> Array:
+    """Covariance (6, 6) with these standard deviations per axis, in radians and in the scene's unit."""
+    return np.diag(np.repeat([r**2, t**2], 3))
 
 
 def refuse(result: LocalizationResult, evidence: float, decisive: float, least: float) -> LocalizationResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from d2s.errors import FormatError
 from d2s.geometry.pose_field import PoseField
 
-SHAPES = {"anchors": (-1, 3, 4), "weights": (-1, 6), "mean": (6,), "reach": (2,), "uncertain": (2,)}
+SHAPES = {"anchors": (-1, 3, 4), "weights": (-1, 6), "mean": (6,), "reach": (2,), "noise": (1,), "spread": (2,)}
 
 
 def save_pose_field(path: Path, field: PoseField) -> None:
@@ -22,7 +23,8 @@ def save_pose_field(path: Path, field: PoseField) -> None:
             "weights": field.weights.astype(np.float32),
             "mean": field.mean,
             "reach": np.array([field.length, field.angle_deg]),
-            "uncertain": np.array(field.uncertain),
+            "noise": np.array([field.noise]),
+            "spread": np.array(field.spread),
         },
         path,
     )
@@ -31,9 +33,12 @@ def save_pose_field(path: Path, field: PoseField) -> None:
 def load_pose_field(path: Path) -> PoseField:
     """Raises FormatError for a file that is not one."""
     try:
-        arrays = {name: values.astype(np.float64).reshape(SHAPES[name]) for name, values in load_file(path).items()}
+        arrays = {name: values.astype(np.float64).reshape(SHAPES[name]) for name, values in load_file(path).items() if name in SHAPES}
         length, angle_deg = arrays["reach"].tolist()
-        uncertain = arrays.get("uncertain", np.zeros(2)).tolist()  # files of earlier versions do not say
-        return PoseField(arrays["anchors"], arrays["weights"], arrays["mean"], length, angle_deg, (uncertain[0], uncertain[1]))
+        field = PoseField(arrays["anchors"], arrays["weights"], arrays["mean"], length, angle_deg)
+        if "spread" not in arrays:  # files of earlier versions do not say how sure they are
+            return field
+        turned, moved = arrays["spread"].tolist()
+        return replace(field, noise=float(arrays["noise"][0]), spread=(turned, moved))
     except (SafetensorError, KeyError, ValueError) as error:
         raise FormatError(f"{path} is damaged ({' '.join(str(error).split())[:200]}).", "Copy the model again, or train again.") from None

@@ -27,7 +27,7 @@ def made(where: str, shown: str, quality: float, error: float | None, name: int,
     random = np.random.default_rng(name)
     signs = np.array([-1 if signal in ("residual", "angle") else 1 for signal in SIGNALS])
     row = {"model": where, "where": where, "shown": shown, "image": str(name), "split": "val", "kind": kind, "tolerance": 0.25}
-    row |= {"found": True, "inliers": 9, "signals": (signs * quality + 0.3 * random.normal(size=len(SIGNALS))).tolist(), "field": [0, 0]}
+    row |= {"found": True, "inliers": 9, "signals": (signs * quality + 0.3 * random.normal(size=len(SIGNALS))).tolist()}
     row |= {"doubt": doubt}
     if error is not None:
         row |= {"difference": [*(0.001 * random.normal(size=3)), *(error * random.normal(size=3))]}

@@ -51,12 +51,41 @@ def test_a_held_out_stretch_is_brought_back() -> None:
     assert np.median(after[:, 1]) < 0.1 * np.median(before[:, 1])
 
 
-def test_it_says_what_it_leaves_on_stretches_that_it_has_not_seen() -> None:
+def test_among_images_it_is_as_sure_as_the_given_poses_are() -> None:
     refined = path(240)
     sure, unsure = (fit_pose_field(refined, drifted(refined, noise)) for noise in (0.0, 0.01))
     assert sure is not None and unsure is not None
-    assert max(sure.uncertain) < 0.004
-    assert all(0.009 < value < 0.013 for value in unsure.uncertain)  # the noise of the given poses, and a little of its own
+    assert max(np.max([sure.deviations(p) for p in refined], axis=0)) < 0.004
+    among = np.median([unsure.deviations(p) for p in refined], axis=0)
+    assert ((among > 0.008) & (among < 0.015)).all()  # the noise of the given poses, and a little of its own
+
+
+def test_it_is_less_sure_the_farther_it_is_from_all_images() -> None:
+    refined = path(240)
+    field = fit_pose_field(refined, drifted(refined, 1e-3))
+    assert field is not None
+    away = [np.concatenate([refined[0][:, :3], refined[0][:, 3:] + [[0], [0], [d]]], axis=1) for d in (0.0, 1.0, 3.0, 10.0, 1000.0)]
+    turned, moved = np.array([field.deviations(p) for p in away]).T
+    assert (np.diff(moved)[:-1] > 0).all() and (np.diff(turned)[:-1] > 0).all()
+    assert moved[-1] == pytest.approx(field.spread[1] * np.sqrt(1 + field.noise)) and moved[-1] > 5 * moved[0]
+
+
+def test_its_deviations_explain_the_errors_on_stretches_that_it_has_not_seen() -> None:
+    refined = path(480)
+    rng = np.random.default_rng(3)
+    along = np.linspace(0, 40, 480)
+    drift = 0.02 * np.stack([np.sin(along + phase) for phase in rng.uniform(0, 6, 6)], axis=1)
+    given = np.stack([pose.compose(motion(d), p) for d, p in zip(drift, refined, strict=True)])
+    squared = []
+    for held in np.array_split(np.arange(480), 8):
+        rest = np.setdiff1d(np.arange(480), held)
+        field = fit_pose_field(refined[rest], given[rest])
+        if field is not None:
+            for i in held:
+                left = small_motion(pose.compose(given[i], pose.inverse(field.correct(refined[i]))))[3:]
+                squared.append(float(left @ left) / field.deviations(refined[i])[1] ** 2)
+    assert len(squared) > 100
+    assert 0.5 < np.sqrt(np.median(squared) / 2.366) < 2
 
 
 def test_far_from_all_images_the_mean_motion_remains() -> None:

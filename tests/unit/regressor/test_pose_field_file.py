@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -12,7 +10,7 @@ from d2s.errors import FormatError
 from d2s.geometry.pose_field import PoseField
 from d2s.regressor.pose_field_file import load_pose_field, save_pose_field
 
-FIELD = PoseField(np.tile(np.eye(3, 4), (5, 1, 1)), np.full((5, 6), 0.25), np.arange(6.0), 1.5, 40.0, (0.001, 0.02))
+FIELD = PoseField(np.tile(np.eye(3, 4), (5, 1, 1)), np.full((5, 6), 0.25), np.arange(6.0), 1.5, 40.0, 0.1, (0.001, 0.02))
 
 
 def test_round_trip(tmp_path):
@@ -21,15 +19,19 @@ def test_round_trip(tmp_path):
     np.testing.assert_array_equal(loaded.anchors, FIELD.anchors)
     np.testing.assert_array_equal(loaded.weights, FIELD.weights)
     np.testing.assert_array_equal(loaded.mean, FIELD.mean)
-    assert (loaded.length, loaded.angle_deg, loaded.uncertain) == (1.5, 40.0, (0.001, 0.02))
+    assert (loaded.length, loaded.angle_deg, loaded.noise, loaded.spread) == (1.5, 40.0, 0.1, (0.001, 0.02))
+    assert loaded.deviations(np.eye(3, 4)) == pytest.approx(FIELD.deviations(np.eye(3, 4)))
 
 
 def test_fields_of_earlier_versions_do_not_say_how_sure_they_are(tmp_path):
-    save_pose_field(tmp_path / "new", replace(FIELD, uncertain=(1.0, 1.0)))
+    save_pose_field(tmp_path / "new", FIELD)
     tensors = load_file(tmp_path / "new")
-    del tensors["uncertain"]
+    del tensors["spread"], tensors["noise"]
+    tensors["uncertain"] = np.ones(2)  # of the whole field; what it said is part of such a model's record of trust
     save_file(tensors, tmp_path / "old")
-    assert load_pose_field(tmp_path / "old").uncertain == (0.0, 0.0)
+    old = load_pose_field(tmp_path / "old")
+    assert old.deviations(np.eye(3, 4)) == (0.0, 0.0)
+    np.testing.assert_allclose(old.correct(np.eye(3, 4)), FIELD.correct(np.eye(3, 4)))
     del tensors["weights"]
     save_file(tensors, tmp_path / "damaged")
     with pytest.raises(FormatError, match="damaged"):
