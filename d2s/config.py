@@ -31,7 +31,7 @@ class ModelConfig:
     """The network (paper, section III-B; reference figures are those of the published model 2)."""
 
     model: int = option(2, "1: MLP only; 2: self-attention + MLP; 3: ours, self-attention + landmarks", choices=(1, 2, 3))
-    blocks: int = option(5, "self-attention blocks of models 2 and 3", low=1, high=32)
+    blocks: int = option(5, "self-attention blocks of models 2 and 3; 0: none", low=0, high=32)
     width: int = option(256, "channels of descriptors inside the network; must be divisible by heads", low=8, high=4096)
     heads: int = option(4, "attention heads", low=1, high=64)
     head_widths: tuple[int, ...] = option((512, 1024, 1024, 512), "hidden layers of the coordinate MLP", low=1, high=16384)
@@ -54,7 +54,7 @@ class ModelConfig:
 class TrainingConfig:
     """Batches and length of the run."""
 
-    n_iters: int = option(300000, "optimiser steps of the first stage", low=1)
+    n_iters: int = option(300000, "optimiser steps of the first stage; 0: model 3 stays as it begins", low=0)
     n_iters_add: int = option(100000, "optimiser steps of the second stage (--resume_optim)", low=1)
     n_iters_unlabel_add: int = option(50000, "optimiser steps of the third stage (--unlabel --resume_optim)", low=1)
     max_minutes: float = option(0.0, "end (and let the schedule end) after this many minutes of a stage; 0: by steps only", low=0)

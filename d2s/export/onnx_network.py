@@ -78,6 +78,8 @@ def _refine(graph: Graph, network: LandmarkNet, real: str) -> str:
     if network.channels < network.descriptor_dim:
         given = graph.add("MatMul", given, graph.constant(array(network.projection), name="projection"))
     given = graph.unit(given)
+    if not network.blocks:
+        return given
     x = graph.layers(graph.add("Mul", given, graph.constant(network.channels**0.5)), network.enter, "enter")
     for index, block in enumerate(network.blocks):
         x = _attention(graph, block, x, real, f"blocks.{index}", network.config.context)  # type: ignore[arg-type]

@@ -2,6 +2,10 @@
 
 Against the whole map a keypoint needs a landmark that beats all others; near its predicted place it only needs to look like it. So more
 keypoints have their say in the pose than found it.
+
+Its pose always replaces the first one. Comparing how many keypoints agree with either does not tell which is better: the first has its
+matches from anywhere within the inlier threshold. On red kitchen asked on another day, where the first pose stayed unless the second had as
+many inliers, the median error was 1.29 cm; without that condition it is 0.64 cm.
 """
 
 from __future__ import annotations
@@ -32,27 +36,39 @@ FEWEST = 12
 
 @dataclass(frozen=True)
 class Guided:
-    """A refined pose (3, 4), and which keypoints `rows` (K,) show which scene points `xyz` (K, 3); `inliers` (K,) agree with the pose."""
+    """A refined pose (3, 4), and which of the N keypoints show which scene points: `xyz` (N, 3) where `used` (N,); `inliers` (N,) agree."""
 
     cam_from_map: Array
-    rows: NDArray[np.int64]
-    xyz: Array
+    xyz: NDArray[np.float32]
+    used: NDArray[np.bool_]
     inliers: NDArray[np.bool_]
 
 
 def refine_by_map(
-    first: Array, features: LocalFeatures, landmarks: LandmarkMap, camera: pycolmap.Camera, max_error: float
+    first: Array,
+    features: LocalFeatures,
+    landmarks: LandmarkMap,
+    camera: pycolmap.Camera,
+    max_error: float,
+    known: tuple[NDArray[np.float32], NDArray[np.bool_]],
 ) -> Guided | None:
-    """The pose with all landmarks that agree with the first one; None where fewer than FEWEST do."""
+    """The pose from all landmarks that appear where the first one puts them; None where fewer than FEWEST do.
+
+    `known`: scene points (N, 3) of the features and which of them count (N,), the matches behind the first pose. They stay where nothing is
+    found: seen from another side, a keypoint may look less like its landmark than `min_similarity` asks.
+    """
     tree = cKDTree(features.keypoints)
     descriptors = landmarks.describe(features.descriptors)
     rows, index = matches_near(first, tree, descriptors, landmarks, camera, RADIUS * max_error)
     if len(rows) < FEWEST:
         return None
-    points = Correspondences.clean(features.keypoints[rows], landmarks.xyz[index], camera, None)
+    xyz, used = known[0].copy(), known[1].copy()
+    xyz[rows], used[rows] = landmarks.xyz[index], True
+    points = Correspondences.clean(features.keypoints[used], xyz[used], camera, None)
     refined = refine_pose(first, points, CLOSE * max_error)
-    inliers = points.scatter(find_inliers(refined, points, max_error))
-    return Guided(refined, rows, landmarks.xyz[index], inliers)
+    inliers = np.zeros(len(features), dtype=bool)
+    inliers[np.flatnonzero(used)] = points.scatter(find_inliers(refined, points, max_error))
+    return Guided(refined, xyz, used, inliers)
 
 
 def in_view(cam_from_map: Array, landmarks: LandmarkMap, camera: pycolmap.Camera, margin: float | Array) -> tuple[NDArray[np.int64], Array]:

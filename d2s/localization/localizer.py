@@ -248,13 +248,13 @@ class Localizer:
         """A pose from all landmarks of the map, where they support the pose that was found."""
         if result.cam_from_map is None:
             return result
-        guided = refine_by_map(result.cam_from_map, features, landmarks, camera, self.estimator.max_error)
-        if guided is None or guided.inliers.sum() < result.num_inliers:
+        known = result.xyz, result.used
+        guided = refine_by_map(result.cam_from_map, features, landmarks, camera, self.estimator.max_error, known)
+        if guided is None:
             return result
-        xyz, used, inliers = result.xyz.copy(), result.used.copy(), np.zeros(len(features), dtype=bool)
-        xyz[guided.rows], used[guided.rows], inliers[guided.rows] = guided.xyz, True, guided.inliers
         pose = guided.cam_from_map
-        return replace(result, cam_from_world=self._in_world(pose), cam_from_map=pose, xyz=xyz, used=used, inliers=inliers)
+        found = {"xyz": guided.xyz, "used": guided.used, "inliers": guided.inliers}
+        return replace(result, cam_from_world=self._in_world(pose), cam_from_map=pose, **found)
 
     def _in_world(self, cam_from_map: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
         """The pose in the frame of the poses that the map was made from."""

@@ -24,8 +24,8 @@ from d2s.regressor.network import AttentionBlock
 INITIAL_SCALE, INITIAL_THRESHOLD = 30.0, 0.75
 """Sharpness of the scores (logit per unit of cosine similarity) and the similarity at which "no landmark" wins, both learnt."""
 
-NOT_MUTUAL = -12.0
-"""Added to the reliability's logit of a keypoint that is not its landmark's best keypoint in the image."""
+NOT_MUTUAL = -60.0
+"""Added to the reliability's logit of a keypoint that is not its landmark's best keypoint in the image: less than any other has."""
 
 
 class LandmarkNet(nn.Module):
@@ -44,11 +44,12 @@ class LandmarkNet(nn.Module):
         self.channels = min(descriptor_dim, config.landmark_channels)
         if self.channels < descriptor_dim:
             self.register_buffer("projection", torch.eye(descriptor_dim, self.channels))
-        self.enter = nn.Linear(self.channels, config.width)
         self.blocks = nn.ModuleList(AttentionBlock(config.width, config.heads, config.norm == "layer") for _ in range(config.blocks))
-        self.leave = nn.Linear(config.width, self.channels)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        if config.blocks:
+            self.enter = nn.Linear(self.channels, config.width)
+            self.leave = nn.Linear(config.width, self.channels)
+            nn.init.zeros_(self.leave.weight)
+            nn.init.zeros_(self.leave.bias)
         self.log_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
         self.threshold = nn.Parameter(torch.tensor(INITIAL_THRESHOLD))
         self.landmarks = LandmarkCodes(count, self.channels)
@@ -69,6 +70,8 @@ class LandmarkNet(nn.Module):
     def refine(self, descriptors: Tensor, mask: Tensor | None = None) -> Tensor:
         """Unit descriptors (B, N, C) of the keypoints in the context of their image; before training, the given ones as projected."""
         descriptors = self.project(descriptors)
+        if not self.blocks:
+            return descriptors
         x = self.enter(descriptors * self.channels**0.5)  # unit variance per channel
         key_mask = None if mask is None else mask[:, None, None, :]
         for block in self.blocks:

@@ -39,14 +39,19 @@ def make_network(recipe: Recipe, data: TrainingSet) -> Network:
 
 
 def _landmark_network(recipe: Recipe, data: TrainingSet) -> LandmarkNet:
-    """Landmarks with the mean descriptor and the coordinate of their SfM points."""
-    chosen = _chosen_points(recipe.model.landmarks or landmark_count(data.num_real), data)
-    network = LandmarkNet(recipe.model, data.descriptor_dim, len(chosen))
-    descriptors, xyz = _means(chosen, data)
+    """Landmarks with the mean descriptor and the coordinate of their SfM points; where these are few, some with further descriptors."""
+    most = recipe.model.landmarks or landmark_count(data.num_real)
+    chosen = _chosen_points(most, data)
+    means, xyz = _means(chosen, data)
+    # Attention is trained to name one landmark: further descriptors of the same point would count as wrong ones.
+    point, further = _further_looks(chosen, means, most - len(chosen), data) if recipe.model.blocks == 0 else (chosen[:0], means[:0])
+    owner = torch.cat([torch.arange(len(chosen)), point])
+    order = torch.argsort(owner, stable=True)  # neighbours in space stay together
+    network = LandmarkNet(recipe.model, data.descriptor_dim, len(order))
     if network.channels < network.descriptor_dim:
-        network.projection.copy_(principal_directions(descriptors, network.channels))
-    descriptors = network.project(descriptors)
-    network.landmarks.fill(descriptors, xyz, _least_similarity(network, chosen, descriptors, data))
+        network.projection.copy_(principal_directions(means, network.channels))
+    least = _least_similarity(network, chosen, network.project(means), data)
+    network.landmarks.fill(network.project(torch.cat([means, further])[order]), xyz[owner[order]], least)
     return network
 
 
@@ -64,6 +69,36 @@ def _means(chosen: Tensor, data: TrainingSet) -> tuple[Tensor, Tensor]:
         total.index_add_(0, landmark[image, rows], functional.normalize(data.descriptors[image, rows].float(), dim=-1))
         xyz[landmark[image, rows]] = data.xyz[image, rows]
     return functional.normalize(total, dim=-1), xyz
+
+
+def _further_looks(chosen: Tensor, means: Tensor, room: int, data: TrainingSet) -> tuple[Tensor, Tensor]:
+    """Two more unit descriptors (R, D) for the chosen points whose observations differ most, and which of the chosen (R,) they are of.
+
+    The mean of views from two sides looks like neither. Observations are split by the two that are least alike; both parts' means are
+    added, for as many points as there is `room` for.
+    """
+    landmark = _landmark_of_row(chosen, data)[: data.num_real]
+    image, row = torch.nonzero(landmark >= 0, as_tuple=True)
+    owner = landmark[image, row]
+    if room < 2 or not len(owner):
+        return owner[:0], means[:0]
+    seen = functional.normalize(data.descriptors[image, row].float(), dim=-1)
+    first = _least(torch.einsum("nd,nd->n", seen, means[owner]), owner, len(chosen))
+    to_first = torch.einsum("nd,nd->n", seen, seen[first[owner]])
+    second = _least(to_first, owner, len(chosen))
+    far = torch.einsum("nd,nd->n", seen, seen[second[owner]]) > to_first
+    differ = torch.argsort(to_first[second], stable=True)[: room // 2]
+    differ = differ[first[differ] != second[differ]]  # a point that one image sees has one descriptor
+    parts = [torch.zeros_like(means).index_add_(0, owner[part], seen[part])[differ] for part in (far, ~far)]
+    return differ.repeat(2), functional.normalize(torch.cat(parts), dim=-1)
+
+
+def _least(values: Tensor, owner: Tensor, owners: int) -> Tensor:
+    """Where the least of the values (N,) of each of the owners (O,) is; `owner` (N,) says whose each value is, and none goes without."""
+    order = torch.argsort(values, descending=True, stable=True)
+    least = torch.zeros(owners, dtype=torch.long)
+    least[owner[order]] = order  # of several assignments to one place the last one stays
+    return least
 
 
 def _landmark_of_row(chosen: Tensor, data: TrainingSet) -> Tensor:

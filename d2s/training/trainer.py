@@ -60,11 +60,12 @@ class Trainer:
     def run(self) -> None:
         """Train to the end of the stage, with checkpoints and validations on the way."""
         self._prune()  # killed between a checkpoint and the removal of an older one
-        if self.progress() >= 1:  # killed between the last checkpoint and the end of the stage
+        begins = self.state.total_steps == 0 and self.recipe.model.model == 3 and not self.run_dir.checkpoints()
+        if self.progress() >= 1 and not begins:  # killed between the last checkpoint and the end of the stage
             return
         self._started = time.monotonic() - self.state.elapsed
         self._total_before = self.state.total_seconds - self.state.elapsed
-        if self.state.total_steps == 0 and self.recipe.model.model == 3:
+        if begins:
             self._save(validate=True)  # model 3 can localize before any training: a run may only improve on that
         while self.progress() < 1:
             self._step()
@@ -74,7 +75,7 @@ class Trainer:
 
     def progress(self) -> float:
         """Share of the stage that is done, by steps or by time, whichever is further."""
-        by_steps = self.state.step / self.steps
+        by_steps = self.state.step / self.steps if self.steps else 1.0
         limit = 60 * self.recipe.training.max_minutes
         return min(1.0, max(by_steps, self.state.elapsed / limit if limit else 0.0))
 
