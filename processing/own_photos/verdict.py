@@ -12,6 +12,7 @@ import numpy as np
 from d2s.evaluation import wording
 from d2s.evaluation.score import METRES, Score, scene_extent
 from d2s.scene.manifest import Scene
+from processing.sfm.hinges import Hinge
 from processing.sfm.links import Link
 from processing.unplaced import ELSEWHERE, NOTHING, named
 
@@ -27,6 +28,8 @@ FEW_LABELS, FEW_LABELS_SHARE = 100, 0.25
 """A photo has little to hold on to below this many labelled keypoints, or below this share of what is typical."""
 OTHER_PLACE = 5
 """So many photos that have nothing in common with the map may show a place of their own."""
+UNHELD = 0.5
+"""A part that may be out of place by this share of the path is held by nothing."""
 MOST_ADVICE = 8
 
 
@@ -34,7 +37,7 @@ MOST_ADVICE = 8
 class Facts:
     """What is known after the self-check. `ordered`: all photos as they were taken, placed or not; `labels`: of each
     mapping photo; `held_out`: the photos to test on, of which some may not be placed; `doubts`: links to groups that may
-    lie in the wrong place.
+    lie in the wrong place; `hinges`: groups that too little holds in their place.
     """
 
     scene: Scene
@@ -45,6 +48,12 @@ class Facts:
     ordered: Sequence[str]
     held_out: Sequence[str] = ()
     doubts: Sequence[Link] = ()
+    hinges: Sequence[Hinge] = ()
+
+    @property
+    def doubtful(self) -> set[str]:
+        """Photos whose reference positions are not to be trusted."""
+        return {name for group in (*self.doubts, *self.hinges) for name in group.part}
 
     @property
     def given(self) -> int:
@@ -74,13 +83,14 @@ def headline(facts: Facts) -> list[str]:
     untested = [name for name in facts.held_out if name in facts.dropped]
     found, good = sum(score.success for score in facts.scores), sum(map(facts.good, facts.scores))
     count, share = len(facts.scores), good / len(facts.scores)
-    share = min(share, 1 - sum(len(link.part) for link in facts.doubts) / len(facts.scene.images))
+    share = min(share, 1 - len(facts.doubtful) / len(facts.scene.images))
     how = "well" if share >= WELL else "in parts" if share >= PARTLY else "badly"
     error = f"Typical error {_typical(facts)}; " if found else ""
     return [
         f"This place can be localized {how}{_how_far(count)}." + _coverage(facts),
         f"{error}{found} of {count} held-out photos found, {good} of them within {_tolerance(facts)}.",
         *map(_doubt, facts.doubts),
+        *map(_hinge, facts.hinges),
         *([f"{len(untested)} more could not be tested: their true position is unknown ({named(untested)})."] if untested else []),
     ]
 
@@ -97,6 +107,15 @@ def _doubt(link: Link) -> str:
     return (
         f"Doubtful: {named(link.part)} probably lie in the wrong place, in front of something that looks like what they show. Only "
         f"{link.shared} points connect them with the rest, and the photos taken before and after lie far away. The check cannot see that."
+    )
+
+
+def _hinge(hinge: Hinge) -> str:
+    """How far a part may be off, in two standard deviations."""
+    scale = f", and {100 * 2 * hinge.scale:.1g} % too large or too small" if hinge.scale > hinge.shift else ""
+    return (
+        f"Doubtful: {named(hinge.part)} may be {_at_most(hinge.shift)} of the path's extent out of place{scale}. As little holds them as "
+        f"{max(hinge.tracks, 1):.0f} points would; {hinge.share:.0%} of it is in {hinge.photo}. The check cannot see that."
     )
 
 
@@ -124,7 +143,7 @@ def _tolerance(facts: Facts) -> str:
 
 def weak_parts(facts: Facts) -> list[dict[str, Any]]:
     """Where this map is weak, worst first: `photos`, `problem` and `advice`, each in words."""
-    return [*_lost(facts), *_imprecise(facts), *_loose(facts), *_bare(facts)]
+    return [*_lost(facts), *_imprecise(facts), *_hinged(facts), *_loose(facts), *_bare(facts)]
 
 
 def _lost(facts: Facts) -> list[dict[str, Any]]:
@@ -147,9 +166,27 @@ def _imprecise(facts: Facts) -> list[dict[str, Any]]:
     ]
 
 
+def _hinged(facts: Facts) -> list[dict[str, Any]]:
+    return [
+        _weak(
+            hinge.part,
+            f"{named(hinge.part)}: may be {_at_most(hinge.shift)} of the path's extent out of place",
+            f"add photos between {hinge.first} and {hinge.second}, close enough together for three or more to show the same points",
+        )
+        for hinge in facts.hinges
+    ]
+
+
+def _at_most(shift: float) -> str:
+    return f"{100 * 2 * shift:.2g} %" if 2 * shift < UNHELD else "any share"
+
+
 def _loose(facts: Facts) -> list[dict[str, Any]]:
     found = []
+    told = {hinge.part for hinge in facts.hinges}
     for link in facts.links:
+        if link.part in told:
+            continue
         held = "holds" if len(link.part) == 1 else "hold"
         if link in facts.doubts:
             found.append(_weak(link.part, f"{named(link.part)}: probably in the wrong place", _reconnect(link, facts)))
