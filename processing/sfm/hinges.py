@@ -49,7 +49,7 @@ class Hinge:
 def loose_parts(model: pycolmap.Reconstruction, names: Sequence[str], limit: float) -> list[Hinge]:
     """The parts of a model whose photos may be out of place by more than `limit`, a share of the extent; the worst first.
 
-    Parts are those into which the strongest connections divide the named photos. What follows from a hinge already found is none of its own.
+    Parts are those into which the strongest connections divide the named photos. What follows from a hinge already found is no other.
     """
     bundle = read_bundle(model, names) if len(names) > 1 else None
     if bundle is None:

@@ -26,7 +26,7 @@ SECOND = list(range(EACH, 2 * EACH))
 
 @dataclass
 class Place:
-    """Two statues 14 apart. Of the photos around the second, number 7 sees `strong` points of the first statue, too, and number 8 `weak`."""
+    """Two statues 14 apart. Of the photos around the second, 7 sees `strong` points of the first statue, too, and 8 sees `weak`."""
 
     strong: int
     weak: int
