@@ -53,7 +53,8 @@ class Facts:
     @property
     def doubtful(self) -> set[str]:
         """Photos whose reference positions are not to be trusted."""
-        return {name for group in (*self.doubts, *self.hinges) for name in group.part}
+        parts = [*(link.part for link in self.doubts), *(hinge.part for hinge in self.hinges)]
+        return {name for part in parts for name in part}
 
     @property
     def given(self) -> int:
@@ -111,12 +112,18 @@ def _doubt(link: Link) -> str:
 
 
 def _hinge(hinge: Hinge) -> str:
-    """How far a part may be off, in two standard deviations."""
-    scale = f", and {100 * 2 * hinge.scale:.1g} % too large or too small" if hinge.scale > hinge.shift else ""
-    return (
-        f"Doubtful: {named(hinge.part)} may be {_at_most(hinge.shift)} of the path's extent out of place{scale}. As little holds them as "
-        f"{max(hinge.tracks, 1):.0f} points would; {hinge.share:.0%} of it is in {hinge.photo}. The check cannot see that."
-    )
+    """What the self-check cannot see either: how far a part may be off."""
+    held = f"They are held no better than by {max(hinge.tracks, 1):.0f} points; {100 * hinge.share:.0f} % of that is in {hinge.photo}."
+    return f"Doubtful: {_out_of_place(hinge)}. {held} The check cannot see it."
+
+
+def _out_of_place(hinge: Hinge) -> str:
+    """How far off a part is at most, which is two standard deviations."""
+    shift, scale = 2 * hinge.shift, 2 * hinge.scale
+    if shift > UNHELD:
+        return f"{named(hinge.part)} may be anywhere and of any size"
+    size = f", and {100 * scale:.2g} % too large or too small" if scale > shift else ""
+    return f"{named(hinge.part)} may be {100 * shift:.2g} % of the path's extent out of place{size}"
 
 
 def _coverage(facts: Facts) -> str:
@@ -167,18 +174,10 @@ def _imprecise(facts: Facts) -> list[dict[str, Any]]:
 
 
 def _hinged(facts: Facts) -> list[dict[str, Any]]:
+    close = "close enough together for three or more to show the same points"
     return [
-        _weak(
-            hinge.part,
-            f"{named(hinge.part)}: may be {_at_most(hinge.shift)} of the path's extent out of place",
-            f"add photos between {hinge.first} and {hinge.second}, close enough together for three or more to show the same points",
-        )
-        for hinge in facts.hinges
+        _weak(hinge.part, _out_of_place(hinge), f"add photos between {hinge.first} and {hinge.second}, {close}") for hinge in facts.hinges
     ]
-
-
-def _at_most(shift: float) -> str:
-    return f"{100 * 2 * shift:.2g} %" if 2 * shift < UNHELD else "any share"
 
 
 def _loose(facts: Facts) -> list[dict[str, Any]]:
