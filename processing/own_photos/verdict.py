@@ -113,15 +113,15 @@ def _doubt(link: Link) -> str:
 
 def _hinge(hinge: Hinge) -> str:
     """What the self-check cannot see either: how far a part may be off."""
-    held = f"They are held no better than by {max(hinge.tracks, 1):.0f} points; {100 * hinge.share:.0f} % of that is in {hinge.photo}."
-    return f"Doubtful: {_out_of_place(hinge)}. {held} The check cannot see it."
+    held = f" They are held no better than by {max(hinge.tracks, 1):.0f} points; {100 * hinge.share:.0f} % of that is in {hinge.photo}."
+    return f"Doubtful: {_out_of_place(hinge)}.{held if 2 * hinge.shift < UNHELD else ''} The check cannot see it."
 
 
 def _out_of_place(hinge: Hinge) -> str:
     """How far off a part is at most, which is two standard deviations."""
     shift, scale = 2 * hinge.shift, 2 * hinge.scale
-    if shift > UNHELD:
-        return f"{named(hinge.part)} may be anywhere and of any size"
+    if shift >= UNHELD:
+        return f"{named(hinge.part)} may be anywhere and of any size, since next to nothing holds them"
     size = f", and {100 * scale:.2g} % too large or too small" if scale > shift else ""
     return f"{named(hinge.part)} may be {100 * shift:.2g} % of the path's extent out of place{size}"
 

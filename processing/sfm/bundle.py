@@ -13,6 +13,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse import csr_matrix
 
 from d2s.geometry import pose
+from d2s.geometry.camera import pixels_from_colmap, project
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -122,8 +123,8 @@ def read_bundle(model: pycolmap.Reconstruction, names: Sequence[str]) -> Bundle 
     error = np.full((len(photo), 2), np.nan)
     for row, camera_id in enumerate(lenses):
         own = lens[photo] == row
-        error[own] = np.asarray(model.cameras[camera_id].img_from_cam(local[own])) - pixels[own]
-    keep = (counts[point] > 1) & (local[:, 2] > 0) & np.isfinite(error).all(axis=1)
+        error[own] = project(model.cameras[camera_id], local[own])[0] - pixels_from_colmap(pixels[own])
+    keep = (counts[point] > 1) & np.isfinite(error).all(axis=1)  # no pixel: behind the camera
     photo, (_, point), local, error = photo[keep], np.unique(point[keep], return_inverse=True), local[keep], error[keep]
     freedom = 2 * len(photo) - POINT * (int(point.max(initial=-1)) + 1) - POSE * len(names)
     extent = float(np.linalg.norm(np.ptp(pose.center(poses), axis=0)))
