@@ -27,7 +27,7 @@ from processing.adapters.base import AdapterOptions
 from processing.adapters.lists import own_lists
 from processing.adapters.nerfstudio import SPLIT_KEYS, TRANSFORMS
 from processing.adapters.table import load_source
-from processing.own_photos.available import best_feature
+from processing.default_feature import best_feature
 from processing.own_photos.held_out import SHARE, capture_order, held_out
 from processing.own_photos.kinds import KINDS, MIN_PHOTOS, Given, find_kind
 from processing.own_photos.outcome import HELD_OUT, RUN, finish

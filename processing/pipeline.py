@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,23 @@ from processing.hloc.stages import HlocInput, hloc_stages
 from processing.labels import LabelOptions, good_points, make_labels, point_table, require_labels
 from processing.own_photos.held_out import capture_order
 from processing.report import make_report, summary
-from processing.sfm.colmap import Matches, SfmOptions, features_keypoints, match_known_poses, restrict, triangulate, verify_matches
+from processing.sfm.colmap import (
+    Matches,
+    SfmOptions,
+    features_keypoints,
+    match_known_poses,
+    restrict,
+    temporary_folder,
+    triangulate,
+    verify_matches,
+)
 from processing.sfm.lookalikes import reconsider
 from processing.sfm.matching import ReadFeatures, cached
 from processing.sfm.model_files import read_model, save_model
 from processing.sfm.observations import observed_points
 from processing.sfm.reconstruction import REMEDY, Reconstructed, match_photos, placed, reconstruct
 from processing.sfm.refinement import LOOSE, refine_poses
+from processing.sfm.second_try import MORE, firmer
 from processing.stages import Stages, remove_outputs
 from processing.unplaced import why_unplaced
 from processing.validation_split import MIN_TRAIN, with_validation
@@ -260,7 +271,7 @@ def _reconstruct(settings: Settings, folder: Path, source: SceneSource, read: Re
         return reconstruct(source.scene, read, pairs, source.refine_cameras, settings.sfm, folder)
 
     ordered = capture_order(source.scene.image_dir, [image.name for image in source.scene.images])
-    found = reconsider(place(matches), matches, ordered, place)
+    found = firmer(reconsider(place(matches), matches, ordered, place), lambda: _with_more_keypoints(settings, folder, source, ordered))
     world = find_world(settings.scale, placed(source.scene, found.model)[0], found.model)
     if world is not None:
         transform_model(found.model, world)
@@ -279,6 +290,22 @@ def _reconstruct(settings: Settings, folder: Path, source: SceneSource, read: Re
         "unplaced": why_unplaced(unplaced, {name: len(read(name)) for name in unplaced}, found),
         "world": {} if world is None else {"note": world.note, **world.info},
     }  # fmt: skip
+
+
+def _with_more_keypoints(settings: Settings, folder: Path, source: SceneSource, ordered: Sequence[str]) -> Reconstructed:
+    """All photos reconstructed from features of their own, which are kept no longer than that."""
+    scene, matcher = source.scene, make_matcher(settings.matcher, settings.features, settings.device)
+    extractor = make_extractor(settings.features, MORE * settings.num_keypoints, settings.device, settings.weights)
+    with temporary_folder(folder) as work:
+        extract_scene(Path(work) / "features.h5", scene, scene.images, extractor, settings.batch, settings.skip_bad_images)
+        with FeatureReader(Path(work) / "features.h5") as reader:
+            read = cached(reader.read, reader.read(ordered[0]))
+
+            def place(pairs: Matches) -> Reconstructed:
+                return reconstruct(scene, read, pairs, source.refine_cameras, settings.sfm, folder)
+
+            matches = match_photos(scene, read, matcher, settings.sfm)
+            return reconsider(place(matches), matches, ordered, place)
 
 
 def _publish_map(settings: Settings, target: Path, train: Scene, read: ReadFeatures, matches: Matches) -> dict[str, Any]:

@@ -19,11 +19,13 @@ from d2s.commands.options import flag, run_command
 from d2s.errors import InputError
 from d2s.features.table import FEATURES
 from d2s.matching.table import MATCHERS
+from d2s.scene.atomic import read_json
 from processing.adapters.base import AdapterOptions
 from processing.adapters.table import ADAPTERS
 from processing.augmentation.options import add_augment_arguments, augment_options
 from processing.augmentation.stage import augment
 from processing.augmentation.stage import report_lines as augment_lines
+from processing.default_feature import ALWAYS, BEST, best_feature
 from processing.depth_options import add_depth_arguments, depth_options
 from processing.hloc.options import add_hloc_arguments, hloc_input
 from processing.labels import LabelOptions
@@ -32,6 +34,7 @@ from processing.pseudo.options import add_pseudo_arguments, pseudo_options
 from processing.pseudo.stage import make_pseudo_labels
 from processing.report import report_lines
 from processing.sfm.colmap import SfmOptions
+from processing.stages import RECORD
 from processing.world.measures import parse_scale
 
 logger = logging.getLogger(__name__)
@@ -90,7 +93,12 @@ def add_processing_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_feature_arguments(group: Any) -> None:
-    group.add_argument("--features", default="sift", choices=tuple(FEATURES), help="local feature (default: sift)")
+    group.add_argument(
+        "--features",
+        default="auto",
+        choices=("auto", *FEATURES),
+        help=f"local feature (default: {BEST} where its weights are, else {ALWAYS}; {ALWAYS} for the demo and where hloc works)",
+    )
     group.add_argument("--num_keypoints", type=int, default=2048, help="keypoints per image at most (default: 2048)")
     group.add_argument("--weights", type=Path, default=None, help="weights of the feature network (default: found or downloaded)")
     group.add_argument("--batch", type=int, default=None, help="images extracted at once (default: what suits the feature)")
@@ -167,10 +175,11 @@ def settings_from_args(args: argparse.Namespace, folder: Path) -> Settings:
     where = {"dataset_dir": args.dataset_dir, "scene": args.scene, "gt": args.gt, "gt_file": args.gt_file, "camera": args.camera}
     where["is_scene"] = getattr(args, "is_scene", False)  # d2s map says so
     adapter = AdapterOptions(**where, **lists, work_dir=folder, seed=args.seed, extra=_extra(args))
+    hloc = hloc_input(args, args.dataset, folder)
     return Settings(
         dataset=args.dataset,
         adapter=adapter,
-        features=args.features,
+        features=_feature(args, folder, hloc is not None),
         num_keypoints=args.num_keypoints,
         weights=args.weights,
         batch=args.batch,
@@ -183,9 +192,20 @@ def settings_from_args(args: argparse.Namespace, folder: Path) -> Settings:
         ),
         skip_bad_images=args.skip_bad_images,
         depth=depth_options(args),
-        hloc=hloc_input(args, args.dataset, folder),
+        hloc=hloc,
         scale=parse_scale(args.scale or ()),
     )
+
+
+def _feature(args: argparse.Namespace, folder: Path, by_hloc: bool) -> str:
+    """The feature that was asked for; else that of a scene already begun, or the best that there is. Rendered scenes need no network."""
+    if args.features != "auto":
+        return str(args.features)
+    if by_hloc or args.dataset == "demo":
+        return ALWAYS
+    record = folder / RECORD
+    begun = {} if args.overwrite or not record.is_file() else read_json(record).get("settings", {}).get("settings", {})
+    return str(begun.get("features") or best_feature())
 
 
 def _require_positive(args: argparse.Namespace, *names: str) -> None:

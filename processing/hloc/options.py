@@ -12,6 +12,7 @@ from d2s.commands.doctor import find_hloc
 from d2s.commands.options import flag
 from d2s.errors import InputError, MissingPackageError
 from d2s.scene.atomic import read_json
+from processing.default_feature import ALWAYS
 from processing.hloc.driver import MARK, OWN, PAIRS, DriveOptions, Driver
 from processing.hloc.outputs import HlocOutputs, find_outputs, scene_folders
 from processing.hloc.package import GET_HLOC
@@ -100,7 +101,7 @@ def _drive(args: argparse.Namespace, target: Path) -> HlocInput:
         )
     device = str(choose_device(args.cudaid))
     options = DriveOptions(
-        features=args.features,
+        features=ALWAYS if args.features == "auto" else args.features,
         num_keypoints=args.num_keypoints,
         conf=args.hloc_conf or "",
         matcher=args.hloc_matcher or "",

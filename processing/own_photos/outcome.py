@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from processing.own_photos.held_out import capture_order
 from processing.own_photos.scale_words import scale_sentence
 from processing.own_photos.verdict import Facts, advice, headline, report_lines, weak_parts
 from processing.sfm.doubts import doubtful
+from processing.sfm.hinges import loose_parts
 from processing.sfm.links import shared_points, weak_links
 from processing.sfm.model_files import read_model
 
@@ -47,16 +49,19 @@ def gather(scene: Scene, scene_dir: Path, check: Path, report: Mapping[str, Any]
     linked = [name for name in ordered if name in in_model]
     links = weak_links(shared_points(model, linked), linked)
     poses = {image.name: image.cam_from_world for image in scene.images if image.cam_from_world is not None}
-    return Facts(
+    facts = Facts(
         scene=scene,
         scores=read_scores(check, scene.split("test")) if (check / RESULTS).is_file() else (),
         labels={image["name"]: image["labels"] for image in report["images"]["kept"] if image["labels"] is not None},
         links=links,
-        doubts=doubtful(links, ordered, poses) if whole.is_dir() else (),  # given poses are not ours to doubt
         dropped=dropped,
         ordered=ordered,
         held_out=held_out,
     )
+    if not whole.is_dir():  # given poses are not ours to doubt
+        return facts
+    hinges = loose_parts(model, linked, facts.tolerance / facts.extent)
+    return replace(facts, doubts=doubtful(links, ordered, poses), hinges=hinges)
 
 
 def publish_model(out: Path) -> None:
@@ -99,6 +104,7 @@ def _content(
             "tolerance": facts.tolerance,
             **{key: metrics.get(key) for key in ("median_t", "median_t_relative", "median_r_deg", "map_bytes", "train_seconds", "ms")},
         },
+        "doubtful": [{**asdict(hinge), "part": list(hinge.part)} for hinge in facts.hinges],
         "weak": [dict(entry) for entry in weak],
         "advice": advice(weak, facts),
         "stages": dict(report["seconds"]),

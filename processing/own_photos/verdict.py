@@ -12,6 +12,7 @@ import numpy as np
 from d2s.evaluation import wording
 from d2s.evaluation.score import METRES, Score, scene_extent
 from d2s.scene.manifest import Scene
+from processing.sfm.hinges import Hinge
 from processing.sfm.links import Link
 from processing.unplaced import ELSEWHERE, NOTHING, named
 
@@ -27,6 +28,8 @@ FEW_LABELS, FEW_LABELS_SHARE = 100, 0.25
 """A photo has little to hold on to below this many labelled keypoints, or below this share of what is typical."""
 OTHER_PLACE = 5
 """So many photos that have nothing in common with the map may show a place of their own."""
+UNHELD = 0.5
+"""A part that may be out of place by this share of the path is held by nothing."""
 MOST_ADVICE = 8
 
 
@@ -34,7 +37,7 @@ MOST_ADVICE = 8
 class Facts:
     """What is known after the self-check. `ordered`: all photos as they were taken, placed or not; `labels`: of each
     mapping photo; `held_out`: the photos to test on, of which some may not be placed; `doubts`: links to groups that may
-    lie in the wrong place.
+    lie in the wrong place; `hinges`: groups that too little holds in their place.
     """
 
     scene: Scene
@@ -45,6 +48,13 @@ class Facts:
     ordered: Sequence[str]
     held_out: Sequence[str] = ()
     doubts: Sequence[Link] = ()
+    hinges: Sequence[Hinge] = ()
+
+    @property
+    def doubtful(self) -> set[str]:
+        """Photos whose reference positions are not to be trusted."""
+        parts = [*(link.part for link in self.doubts), *(hinge.part for hinge in self.hinges)]
+        return {name for part in parts for name in part}
 
     @property
     def given(self) -> int:
@@ -74,13 +84,14 @@ def headline(facts: Facts) -> list[str]:
     untested = [name for name in facts.held_out if name in facts.dropped]
     found, good = sum(score.success for score in facts.scores), sum(map(facts.good, facts.scores))
     count, share = len(facts.scores), good / len(facts.scores)
-    share = min(share, 1 - sum(len(link.part) for link in facts.doubts) / len(facts.scene.images))
+    share = min(share, 1 - len(facts.doubtful) / len(facts.scene.images))
     how = "well" if share >= WELL else "in parts" if share >= PARTLY else "badly"
     error = f"Typical error {_typical(facts)}; " if found else ""
     return [
         f"This place can be localized {how}{_how_far(count)}." + _coverage(facts),
         f"{error}{found} of {count} held-out photos found, {good} of them within {_tolerance(facts)}.",
         *map(_doubt, facts.doubts),
+        *map(_hinge, facts.hinges),
         *([f"{len(untested)} more could not be tested: their true position is unknown ({named(untested)})."] if untested else []),
     ]
 
@@ -98,6 +109,21 @@ def _doubt(link: Link) -> str:
         f"Doubtful: {named(link.part)} probably lie in the wrong place, in front of something that looks like what they show. Only "
         f"{link.shared} points connect them with the rest, and the photos taken before and after lie far away. The check cannot see that."
     )
+
+
+def _hinge(hinge: Hinge) -> str:
+    """What the self-check cannot see either: how far a part may be off."""
+    held = f" They are held no better than by {max(hinge.tracks, 1):.0f} points; {100 * hinge.share:.0f} % of that is in {hinge.photo}."
+    return f"Doubtful: {_out_of_place(hinge)}.{held if 2 * hinge.shift < UNHELD else ''} The check cannot see it."
+
+
+def _out_of_place(hinge: Hinge) -> str:
+    """How far off a part is at most, which is two standard deviations."""
+    shift, scale = 2 * hinge.shift, 2 * hinge.scale
+    if shift >= UNHELD:
+        return f"{named(hinge.part)} may be anywhere and of any size, since next to nothing holds them"
+    size = f", and {100 * scale:.2g} % too large or too small" if scale > shift else ""
+    return f"{named(hinge.part)} may be {100 * shift:.2g} % of the path's extent out of place{size}"
 
 
 def _coverage(facts: Facts) -> str:
@@ -124,7 +150,7 @@ def _tolerance(facts: Facts) -> str:
 
 def weak_parts(facts: Facts) -> list[dict[str, Any]]:
     """Where this map is weak, worst first: `photos`, `problem` and `advice`, each in words."""
-    return [*_lost(facts), *_imprecise(facts), *_loose(facts), *_bare(facts)]
+    return [*_lost(facts), *_imprecise(facts), *_hinged(facts), *_loose(facts), *_bare(facts)]
 
 
 def _lost(facts: Facts) -> list[dict[str, Any]]:
@@ -147,9 +173,19 @@ def _imprecise(facts: Facts) -> list[dict[str, Any]]:
     ]
 
 
+def _hinged(facts: Facts) -> list[dict[str, Any]]:
+    close = "close enough together for three or more to show the same points"
+    return [
+        _weak(hinge.part, _out_of_place(hinge), f"add photos between {hinge.first} and {hinge.second}, {close}") for hinge in facts.hinges
+    ]
+
+
 def _loose(facts: Facts) -> list[dict[str, Any]]:
     found = []
+    told = {hinge.part for hinge in facts.hinges}
     for link in facts.links:
+        if link.part in told:
+            continue
         held = "holds" if len(link.part) == 1 else "hold"
         if link in facts.doubts:
             found.append(_weak(link.part, f"{named(link.part)}: probably in the wrong place", _reconnect(link, facts)))

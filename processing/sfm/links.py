@@ -66,11 +66,11 @@ def weak_links(shared: NDArray[np.int64], names: Sequence[str]) -> list[Link]:
 
 def _link(edges: Sequence[tuple[int, int]], index: int, shared: int, names: Sequence[str]) -> Link:
     first, second = sorted(edges[index])
-    part = _smaller_part(edges, index, len(names))
+    part = smaller_part(edges, index, len(names))
     return Link(names[first], names[second], shared, tuple(names[row] for row in sorted(part)))
 
 
-def _smaller_part(edges: Sequence[tuple[int, int]], cut: int, count: int) -> set[int]:
+def smaller_part(edges: Sequence[tuple[int, int]], cut: int, count: int) -> set[int]:
     """The smaller of the two sets of nodes that a tree falls into without one of its edges."""
     neighbours: dict[int, list[int]] = {node: [] for node in range(count)}
     for index, (a, b) in enumerate(edges):

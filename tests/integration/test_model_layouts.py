@@ -33,7 +33,7 @@ CAMERAS = [
     make_camera("RADIAL", 320, 240, [275.0, 158.0, 121.5, -0.09, 0.02]),
     make_camera("PINHOLE", 320, 240, [265.0, 264.0, 162.0, 121.0]),
 ]
-SMALL = ["--num_keypoints", "500", "--cudaid", "-1"]
+SMALL = ["--features", "sift", "--num_keypoints", "500", "--cudaid", "-1"]
 
 
 @dataclass(frozen=True)

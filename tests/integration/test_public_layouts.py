@@ -29,7 +29,7 @@ from processing.gallery.tour import shots
 MAPPING, QUERIES = 24, 3
 RADIAL = make_camera("SIMPLE_RADIAL", 320, 240, [262.0, 161.5, 118.0, -0.06])
 PINHOLE = make_camera("PINHOLE", 320, 240, [265.0, 264.0, 162.0, 121.0])
-SMALL = ["--num_keypoints", "500", "--cudaid", "-1"]
+SMALL = ["--features", "sift", "--num_keypoints", "500", "--cudaid", "-1"]
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,8 @@ class Reader:
     def smaller(self, command: str, arguments: list[str]) -> list[str]:
         demo = command in ("preprocess", "pipeline") and "--demo_option" not in arguments
         demo = demo and ("demo" in arguments or not arguments) and not {"stairs", "museum"} & set(arguments)
-        return [*(FASTER.get(word, word) for word in arguments), *SMALLER.get(command, []), *(DEMO if demo else [])]
+        feature = ["--features", FASTER["aliked"]] if command == "preprocess" and "--features" not in arguments else []
+        return [*(FASTER.get(word, word) for word in arguments), *feature, *SMALLER.get(command, []), *(DEMO if demo else [])]
 
     def pictures(self, text: str) -> None:
         """Photos of the place under the written names, of the size that the written camera has."""

@@ -34,6 +34,7 @@ EXPECTED = (
     "hloc",
     "latency",
     "localizing",
+    "loose_parts",
     "method",
     "onnx",
     "own_data",

@@ -22,7 +22,7 @@ def test_no_points_of_photos_without_poses(monkeypatch, tmp_path):
 
     stand_ins = {
         "make_matcher": None, "match_photos": {}, "reconstruct": None, "capture_order": [], "find_world": None, "verify_matches": {},
-        "reconsider": types.SimpleNamespace(model=None), "placed": (scene.with_images(images[:4]), ()),
+        "reconsider": None, "firmer": types.SimpleNamespace(model=None), "placed": (scene.with_images(images[:4]), ()),
     }  # fmt: skip
     for name, value in stand_ins.items():
         monkeypatch.setattr(pipeline, name, lambda *arguments, value=value: value)

@@ -199,12 +199,3 @@ def test_unreadable_photos_do_not_count(tmp_path, monkeypatch, capsys):
         Image.new("RGB", (8, 6)).save(folder / f"good_{index}.jpg")
     assert map_place(folder, "--out", tmp_path / "map", "--features", "sift") == 2
     assert "has only 2 usable photos; a map needs at least 5" in capsys.readouterr().err
-
-
-def test_features_fall_back_to_sift_and_say_why(monkeypatch, caplog):
-    from processing.own_photos import available
-
-    monkeypatch.setattr(available, "find_weights", lambda name: None)
-    with caplog.at_level("INFO"):
-        assert available.best_feature() == "sift"
-    assert "weights are not on this machine" in caplog.text

@@ -14,6 +14,7 @@ from d2s.geometry.camera import make_camera
 from d2s.scene.manifest import Scene, SceneImage
 from processing.own_photos.scale_words import farthest, scale_sentence
 from processing.own_photos.verdict import Facts, advice, headline, report_lines, weak_parts
+from processing.sfm.hinges import Hinge
 from processing.sfm.links import Link
 from processing.unplaced import ELSEWHERE, NOTHING
 
@@ -124,6 +125,33 @@ def test_a_group_in_the_wrong_place_is_told_where_it_belongs():
     assert lines[2].startswith("Doubtful: IMG_10.jpg to IMG_15.jpg (6 photos)")
     (weak,) = weak_parts(found)
     assert weak["advice"].startswith("add photos between IMG_09.jpg and IMG_10.jpg, and between IMG_15.jpg and IMG_16.jpg,")
+
+
+HINGE = Hinge("IMG_12.jpg", "IMG_13.jpg", tuple(NAMES[13:19]), 0.04, 0.08, 15.3, "IMG_13.jpg", 0.83)
+
+
+def test_a_part_that_too_little_holds_lowers_the_verdict_and_is_named():
+    link = Link("IMG_12.jpg", "IMG_13.jpg", 22, HINGE.part)
+    found = facts(hinges=[HINGE], links=[link])
+    lines = headline(found)
+    assert lines[0] == "This place can be localized in parts, as far as 4 photos can tell."
+    assert lines[2] == (
+        "Doubtful: IMG_13.jpg to IMG_18.jpg (6 photos) may be 8 % of the path's extent out of place, and 16 % too large or too small. "
+        "They are held no better than by 15 points; 83 % of that is in IMG_13.jpg. The check cannot see it."
+    )
+    (weak,) = weak_parts(found)  # the weak link is the same thing
+    assert weak["advice"].startswith("add photos between IMG_12.jpg and IMG_13.jpg, close enough together for three or more")
+
+
+def test_half_a_map_in_doubt_is_bad_and_photos_are_counted_once():
+    half = replace(HINGE, part=tuple(NAMES[10:]))
+    assert headline(facts(hinges=[half, HINGE]))[0].startswith("This place can be localized badly")
+    assert headline(facts(hinges=[replace(HINGE, part=("IMG_19.jpg",))]))[0].startswith("This place can be localized well")
+
+
+def test_a_part_that_nothing_holds_has_no_figure():
+    line = headline(facts(hinges=[replace(HINGE, shift=0.6, scale=0.5, tracks=0.2)]))[2]
+    assert line.endswith("may be anywhere and of any size, since next to nothing holds them. The check cannot see it.")
 
 
 def test_groups_that_do_not_connect_are_to_be_bridged():
