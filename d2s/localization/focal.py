@@ -1,6 +1,7 @@
 """The pose of a photo whose camera nobody knows: the focal length is estimated with it.
 
-Four points give a pose and a focal length (P4Pf, in COLMAP's RANSAC). Both are then refined on all inliers, together with one coefficient
+Four points give a pose and a focal length (P4Pf, in COLMAP's RANSAC), unless they lie in a plane: where that fails, focal lengths are tried
+one after the other. Both are then refined on all inliers, together with one coefficient
 of radial distortion where there are many, under the robust loss that every pose ends with. The principal point stays in the middle: freed
 too, it made poses worse.
 """
@@ -18,8 +19,9 @@ from d2s.localization.acceptance import FOCAL_SAMPLE, is_by_chance
 from d2s.localization.base import PoseEstimate
 from d2s.localization.correspondences import Correspondences, degeneracy
 from d2s.localization.covariance import PARAMETERS, joint_covariance
-from d2s.localization.lens import FOCAL, RADIAL, Free, believable
+from d2s.localization.lens import FOCAL, RADIAL, Free, believable, moved_lens
 from d2s.localization.refine import find_inliers, refine_camera
+from d2s.localization.table import make_estimator
 
 Array = NDArray[np.float64]
 USUAL = 1.2
@@ -30,6 +32,10 @@ MANY = 50
 """Inliers from which distortion is estimated, too."""
 MOST_RADIAL = 1.0
 """Coefficients beyond that no lens has: the image does not show its distortion."""
+TRIED = USUAL * 1.4 ** np.arange(-4.0, 4.0)
+"""Focal lengths that are tried, as shares of the longer side: 0.3 to 3.3. Refinement finds the way from one to the next."""
+SAMPLES = 1000
+"""RANSAC samples for each of them."""
 MIN_INLIER_RATIO = 0.01  # COLMAP's 0.1 gives up early where most points are outliers
 
 
@@ -49,7 +55,7 @@ def estimate_with_focal(
     problem = degeneracy(points) or ("4 usable points, 5 are needed without a camera" if len(points) <= FOCAL_SAMPLE else "")
     if problem:
         return _failure(points, problem)
-    start = _ransac(points, max_error, seed)
+    start = _ransac(points, max_error, seed) or _try_focals(points, max_error, seed)
     if start is None:
         return _failure(points, f"no pose and focal length for {len(points)} points")
     cam_from_map, camera, free = refine_lens(start[0], points.seen_by(start[1]), max_error)
@@ -98,6 +104,18 @@ def _ransac(points: Correspondences, max_error: float, seed: int) -> tuple[Array
     if found is None or not believable(camera):
         return None
     return np.asarray(found["cam_from_world"].matrix(), dtype=np.float64), camera
+
+
+def _try_focals(points: Correspondences, max_error: float, seed: int) -> tuple[Array, pycolmap.Camera] | None:
+    """The pose with the most inliers among those of cameras with the TRIED focal lengths."""
+    estimator = make_estimator("poselib", max_error, seed=seed, options={"max_iterations": SAMPLES})
+    best: tuple[int, Array, pycolmap.Camera] | None = None
+    for share in TRIED:
+        camera = moved_lens(points.camera, (FOCAL,), np.array([math.log(share / USUAL)]))
+        found = estimator.estimate(points.pixels, points.xyz, camera, points.weights)
+        if found.cam_from_world is not None and (best is None or found.num_inliers > best[0]):
+            best = found.num_inliers, found.cam_from_world, camera
+    return None if best is None else best[1:]
 
 
 def _failure(points: Correspondences, reason: str) -> PoseEstimate:

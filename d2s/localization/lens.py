@@ -52,7 +52,7 @@ def moved_lens(camera: pycolmap.Camera, free: Free, delta: Array) -> pycolmap.Ca
         step = delta[start : start + SIZES[name]]
         start += SIZES[name]
         if name == FOCAL:
-            params[list(camera.focal_length_idxs())] *= np.exp(np.clip(step[0], -1, 1))
+            params[list(camera.focal_length_idxs())] *= np.exp(np.clip(step[0], -2, 2))
         elif name == CENTER:
             params[list(camera.principal_point_idxs())] += step
         else:

@@ -43,18 +43,22 @@ def other_camera(found: PoseEstimate, points: Correspondences, max_error: float,
     `found`: pose of the N rows that `points` come from. `usual`: what photos of the map gain, see `gain`.
     """
     assert found.cam_from_world is not None
-    least = 1 - PROMISING * (1 - CLEAR * usual)
-    if found.num_inliers < FEWEST or promise(found.cam_from_world, points, max_error, (FOCAL, CENTER)) > least:
+    promising = 1 - PROMISING * (1 - CLEAR * usual)
+    if found.num_inliers < FEWEST or promise(found.cam_from_world, points, max_error, (FOCAL, CENTER)) > promising:
         return None
     at_given, _ = refine_camera(found.cam_from_world, points, max_error, ())
     agreeing = find_inliers(at_given, points, max_error)
+    least = 0.0
     for free in ((FOCAL, CENTER), (FOCAL,)):
         cam_from_map, camera = refine_camera(at_given, points, max_error, free)
         seen = points.seen_by(camera)
         inliers = find_inliers(cam_from_map, seen, max_error)
         either = inliers | agreeing
-        lower = _cost(cam_from_map, seen, either, max_error) < CLEAR * usual * _cost(at_given, points, either, max_error)
-        if lower and inliers.sum() >= KEPT * agreeing.sum() and _explained(points.camera, camera, cam_from_map, seen, inliers, free):
+        left = _cost(cam_from_map, seen, either, max_error) / max(_cost(at_given, points, either, max_error), 1e-12)
+        if left >= CLEAR * usual or CLEAR * left > least > 0:  # nothing gained, or only what the principal point explains better
+            return None
+        least = left
+        if inliers.sum() >= KEPT * agreeing.sum() and _explained(points.camera, camera, cam_from_map, seen, inliers, free):
             return PoseEstimate(True, cam_from_map, points.scatter(inliers), "", camera, free)
     return None
 
