@@ -19,8 +19,9 @@ SHARPNESS = 1.0
 """A focal length is open where the reprojection error grows by less than this times the squared logarithm of a change. Measured: 0.3 on
 photos along a street, 3 on photos around a desk."""
 
-PLAUSIBLE = (0.2, 30.0)
-"""Focal lengths per longer image side that lenses have, from fisheye to telephoto. Where a photo fixes none, they leave for infinity."""
+PLAUSIBLE = (0.1, 10.0)
+"""Focal lengths per longer image side that lenses have, and COLMAP's bounds. Where a photo fixes none, it leaves for infinity: longer ones
+hold photos from one spot together."""
 FLATTER = 0.02
 """By how much the reprojection error may grow where all cameras go without distortion. Ten internet photos of a church: 0.005, and the
 focal lengths then are a third closer to those of a model of 15 photos."""

@@ -119,7 +119,7 @@ def reconstruct(
             pipeline.constant_cameras = lost
             held = models()
             ranked = held if held and as_good(held[0], ranked[0], scene.cameras) else ranked
-        _drop_without_lens(ranked[0])
+        drop_without_lens(ranked[0])
     return Reconstructed(ranked[0], len(ranked), verified, _other_parts(ranked))
 
 
@@ -127,7 +127,7 @@ def _refine_distortion(pipeline: pycolmap.IncrementalPipelineOptions, refine: bo
     pipeline.ba_refine_extra_params = pipeline.mapper.abs_pose_refine_extra_params = refine
 
 
-def _drop_without_lens(model: pycolmap.Reconstruction) -> None:
+def drop_without_lens(model: pycolmap.Reconstruction) -> None:
     """Take photos out of a model whose focal length left for infinity: their poses went with it."""
     for name, focal in without_lens(model).items():
         logger.warning("%s is left out: its focal length came out as %.3g times its longer side, which no lens has.", name, focal)
