@@ -150,6 +150,7 @@ class Localizer:
         camera = result.camera
         if place is not None and camera is not None:  # a camera that nobody knows cannot see what is near the prior
             near = self.solve_near(features, place, camera, reliability, wide_radius(camera))
+            near = replace(near, camera_from=result.camera_from, sigma_focal=result.sigma_focal)
             ms["pnp"] = result.ms["pnp"] + near.ms["pnp"]
             result = self.decide(result, near, features, xyz, reliability, camera)
         result.ms.update(ms)

@@ -66,7 +66,7 @@ class MadeLocalizer:
 
     def __post_init__(self) -> None:
         self.go.set()
-        self.cameras = CameraChooser(None, self.info.cameras)
+        self.cameras = CameraChooser(None, (CAMERA,))
 
     def prepare(self) -> None:
         pass
