@@ -24,9 +24,9 @@ from d2s.localization.refine import find_inliers, promise, refine_camera, robust
 Array = NDArray[np.float64]
 CLEAR = 0.95
 """A camera is wrong where another one lowers the robust error below this share of what photos of the map gain by the same freedom.
-Measured: right cameras on three scenes stay above 0.97 of it, photos cropped to 80 % fall below in 9 of 10."""
+Measured: no right camera of 45 photos in four scenes falls below; 44 of 45 do where the middle 80 % of the photo are enlarged."""
 PROMISING = 1 / 8
-"""Share of the fall that one step must promise: for nine right cameras in ten the question ends there, after some two milliseconds."""
+"""Share of the fall that one step must promise: for most right cameras the question ends there, after some two milliseconds."""
 CHANGED, DEVIATIONS = 0.03, 3.0
 """Least relative change of the focal length that counts, and least change in its standard deviations."""
 KEPT = 0.95
