@@ -23,11 +23,10 @@ from d2s.evaluation.predict import failed
 from d2s.features.upright import quarter_turns
 from d2s.geometry.camera import parse_camera
 from d2s.localization.localizer import Localizer
-from d2s.localization.result import LocalizationResult
+from d2s.localization.result import MENDED, LocalizationResult
 from d2s.localization.sequence import SequenceLocalizer
 from d2s.localization.table import DEFAULT_ESTIMATOR, ESTIMATORS
-from d2s.regressor.base import EXIF_FOCAL, ModelInfo
-from d2s.stream.cameras import CameraChooser
+from d2s.regressor.base import ModelInfo
 from d2s.stream.frame import Frame, Source
 from d2s.stream.image_files import ImageFiles, find_images
 from d2s.stream.live import LiveStream, parse_target
@@ -52,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--camera",
         metavar="'MODEL W H p0 ...'",
-        help="COLMAP camera, e.g. 'SIMPLE_PINHOLE 640 480 525 320 240' (default: the mapping images' camera, scaled where only the size "
-        "differs, or the focal length in EXIF)",
+        help="COLMAP camera, e.g. 'SIMPLE_PINHOLE 640 480 525 320 240' (default: the mapping images' camera, scaled or turned where the "
+        "size differs, or the focal length in EXIF, else estimated with the pose)",
     )
     _add_outputs(parser)
     _add_priors(parser)
@@ -130,8 +129,8 @@ def run(args: argparse.Namespace) -> int:
         device = str(choose_device(args.cudaid))
         localizer = Localizer.load(args.model, device, args.pnp, args.max_error, args.weights, args.min_confidence)
         localizer.prepare()
-        cameras = CameraChooser(camera, localizer.info.cameras, localizer.info.extra.get(EXIF_FOCAL))
-        work = Work(args, localizer, cameras, priors, source, stack)
+        localizer.cameras.given = camera
+        work = Work(args, localizer, priors, source, stack)
         return work.run(told)
 
 
@@ -175,9 +174,9 @@ class Work:
     """One run of the command: frames in, poses out."""
 
     def __init__(
-        self, args: argparse.Namespace, localizer: Localizer, cameras: CameraChooser, priors: Priors, source: Source, stack: ExitStack
+        self, args: argparse.Namespace, localizer: Localizer, priors: Priors, source: Source, stack: ExitStack
     ) -> None:
-        self.args, self.localizer, self.cameras, self.priors, self.source = args, localizer, cameras, priors, source
+        self.args, self.localizer, self.priors, self.source = args, localizer, priors, source
         self.sequence = SequenceLocalizer(localizer) if args.sequence else None
         if args.prior is not None:
             localizer.landmarks()  # refused now rather than at the first frame
@@ -230,7 +229,7 @@ class Work:
 
     def _solve(self, frame: Frame) -> LocalizationResult:
         assert frame.pixels is not None
-        camera = self.cameras.choose((frame.pixels.shape[1], frame.pixels.shape[0]), frame.path)
+        camera = self.localizer.cameras.choose((frame.pixels.shape[1], frame.pixels.shape[0]), frame.path)
         prior = self.priors.of(frame.name)
         turns = 0 if frame.path is None else quarter_turns(frame.path)
         if self.sequence is not None:
@@ -275,4 +274,15 @@ def describe(frame: Frame, result: LocalizationResult, info: ModelInfo) -> str:
     x, y, z = result.center
     unit = "m" if info.units == "metres" else "scene units"
     doubt = "" if result.rival is None else ", another place fits as well"
+    doubt += describe_camera(result)
     return f"{frame.name}{when}: camera at {x:.3f} {y:.3f} {z:.3f} {unit}, confidence {result.confidence:.2f}{doubt} ({counts})"
+
+
+def describe_camera(result: LocalizationResult) -> str:
+    """What people should know of the camera where it is not the one that was given."""
+    if result.camera is None or result.sigma_focal is None:
+        return ""
+    focal = f"{result.camera.mean_focal_length():.0f} px ± {100 * result.sigma_focal:.1f} %"
+    if result.camera_from == MENDED:
+        return f", the camera does not fit the image (cropped? zoomed?), this one does: focal length {focal}"
+    return f", focal length {focal}"

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from d2s.commands.calibration import measure_trust
+from d2s.commands.camera_gain import measure_gain
 from d2s.commands.device import add_device, choose_device
 from d2s.commands.folders import dataset_name, writable_folder
 from d2s.commands.map_choice import choice_text, choose_map, pose_field
@@ -22,7 +23,7 @@ from d2s.config import Recipe, find_recipe, load_recipe, to_ini
 from d2s.errors import InputError, SettingsMismatchError
 from d2s.features.exif import read_photo
 from d2s.geometry.camera import format_camera
-from d2s.regressor.base import EXIF_FOCAL, ModelInfo
+from d2s.regressor.base import CAMERA_GAIN, EXIF_FOCAL, ModelInfo
 from d2s.regressor.model_files import TrainedModel, model_bytes, save_model
 from d2s.scene.atomic import write_text
 from d2s.scene.manifest import Scene
@@ -273,7 +274,7 @@ def _model_info(scene: Scene, recipe: Recipe, data: TrainingSet, refined: Refine
         bounds=data.bounds(),
         seed=recipe.training.seed,
         pose_field=None if refined is None else pose_field(scene, refined),
-        extra=exif_focal(scene),
+        extra={**exif_focal(scene), CAMERA_GAIN: measure_gain(data, recipe.localization.max_error)},
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import math
+import os
 import struct
 import warnings
 from dataclasses import dataclass
@@ -43,6 +45,19 @@ def read_photo(path: Path) -> PhotoInfo:
             tags = _tags(image)
     device = " ".join(str(tags.get(tag, "")).strip("\0 ") for tag in (ExifTags.Base.Make, ExifTags.Base.Model)).strip()
     return PhotoInfo(width, height, focal_pixels(tags, width, height), device)
+
+
+def read_focal(photo: str | os.PathLike[str] | bytes, size: tuple[int, int]) -> float | None:
+    """Focal length in pixels that a photo of `size` (width, height), a file or its bytes, names; None where it does not or is damaged."""
+    source = io.BytesIO(photo) if isinstance(photo, bytes) else Path(photo)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(source) as image:
+                exif = image.getexif()
+                return focal_pixels({**dict(exif), **dict(exif.get_ifd(ExifTags.IFD.Exif))}, *size)
+    except Exception:  # noqa: BLE001  # whatever the parser of a damaged or hostile file raises: then it names none
+        return None
 
 
 def _tags(image: Image.Image) -> dict[int, Any]:

@@ -16,14 +16,15 @@ from scipy.spatial import cKDTree
 from d2s.localization.correspondences import Correspondences
 
 SAMPLE, SOLUTIONS = 3, 4  # P3P: three points, up to four poses
+FOCAL_SAMPLE, FOCAL_SOLUTIONS = 4, 10  # P4Pf: four points, up to ten poses with a focal length
 # No back end found less than -0.7 among unrelated points (5 to 2000 of them, images of 640 and 1920 pixels), nor less than -0.4 for a
 # network that sees one spot everywhere. Right poses are far below -10.
 MAX_LOG10_FALSE_ALARMS = -3.0
 
 
-def is_by_chance(num_inliers: int, points: Correspondences, max_error: float) -> bool:
-    """True when a pose with this many inliers would be found among unrelated points too."""
-    return log10_false_alarms(num_inliers, len(points), hit_probability(points, max_error)) > MAX_LOG10_FALSE_ALARMS
+def is_by_chance(num_inliers: int, points: Correspondences, max_error: float, sample: int = SAMPLE) -> bool:
+    """True when a pose with this many inliers would be found among unrelated points too, by a solver that takes `sample` of them."""
+    return log10_false_alarms(num_inliers, len(points), hit_probability(points, max_error), sample) > MAX_LOG10_FALSE_ALARMS
 
 
 def hit_probability(points: Correspondences, max_error: float) -> float:
@@ -43,12 +44,13 @@ def _share_of_close_pairs(points: Correspondences, max_error: float) -> float:
     return float(tree.count_neighbors(tree, max_error) - n) / (n * (n - 1))
 
 
-def log10_false_alarms(k: int, n: int, probability: float) -> float:
+def log10_false_alarms(k: int, n: int, probability: float, sample: int = SAMPLE) -> float:
     """log10 of the expected number of poses with at least `k` inliers among `n` points that are unrelated to the pixels."""
-    if k <= SAMPLE:
+    if k <= sample:
         return math.inf
-    hypotheses = math.log(SOLUTIONS) + _log_binomial(n, SAMPLE)
-    return (hypotheses + _log_tail(k - SAMPLE, n - SAMPLE, probability)) / math.log(10)
+    solutions = SOLUTIONS if sample == SAMPLE else FOCAL_SOLUTIONS
+    hypotheses = math.log(solutions) + _log_binomial(n, sample)
+    return (hypotheses + _log_tail(k - sample, n - sample, probability)) / math.log(10)
 
 
 def _log_tail(k: int, n: int, probability: float) -> float:

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from d2s.errors import InputError
 from d2s.localization.acceptance import is_by_chance
 from d2s.localization.correspondences import Correspondences, degeneracy
+from d2s.localization.lens import Free
 from d2s.localization.refine import find_inliers, refine_pose
 
 Array = NDArray[np.float64]
@@ -29,13 +30,16 @@ class PoseEstimate:
     """A pose, or why there is none.
 
     `cam_from_world` is (3, 4) float64 or None. `inliers` (N,) bool, row-aligned with the given points: those that the pose projects to
-    within `max_error` pixels of where they were seen (all False on failure). `reason` is empty on success.
+    within `max_error` pixels of where they were seen (all False on failure). `reason` is empty on success. `camera`: the one that was
+    estimated with the pose, None where the given one was taken, and what of it was `free`.
     """
 
     success: bool
     cam_from_world: Array | None
     inliers: NDArray[np.bool_]
     reason: str = ""
+    camera: pycolmap.Camera | None = None
+    free: Free = ()
 
     @property
     def num_inliers(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pycolmap
@@ -44,6 +44,15 @@ class Correspondences:
     def undistorted(self) -> Array:
         """Pixels (M, 2) of a pinhole camera with the same focal length and its principal point at the origin."""
         return self.rays * self.focal
+
+    def seen_by(self, camera: pycolmap.Camera) -> Correspondences:
+        """The same points seen by another camera; a pixel that it cannot have seen has no ray (NaN)."""
+        return self if camera is self.camera else replace(self, camera=camera, rays=unproject(camera, self.pixels))
+
+    def only(self, mask: NDArray[np.bool_]) -> Correspondences:
+        """The usable rows of a mask (M,)."""
+        parts = {name: getattr(self, name)[mask] for name in ("pixels", "rays", "xyz", "weights", "rows")}
+        return replace(self, **parts)
 
     def scatter(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """A mask over the usable rows as one over all given rows."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from d2s.geometry import pose
 from d2s.geometry.camera import project
+from d2s.localization.lens import Free, lens_jacobian, size_of
 from d2s.localization.refine import pose_jacobian
 
 Array = NDArray[np.float64]
@@ -28,24 +29,31 @@ LEAST_PIXELS = 0.05
 """Least standard deviation that a keypoint is believed to have: a perfect fit of few points is luck."""
 
 
-def pose_covariance(cam_from_world: Array, pixels: Array, xyz: Array, camera: pycolmap.Camera) -> Array | None:
+def pose_covariance(cam_from_world: Array, pixels: Array, xyz: Array, camera: pycolmap.Camera, free: Free = ()) -> Array | None:
     """Covariance (6, 6) of (w, c), see above, of a pose (3, 4) with inliers xyz (N, 3) seen at pixels (N, 2).
 
-    None where the points do not fix the pose: fewer than FEWEST, behind the camera, or all but on one line.
+    `free`: what of the camera was estimated with the pose, which is the less certain for it. None where the points do not fix the pose:
+    fewer than FEWEST, behind the camera, or all but on one line.
     """
+    whole = joint_covariance(cam_from_world, pixels, xyz, camera, free)
+    return None if whole is None else centre_from_left(cam_from_world, whole[:PARAMETERS, :PARAMETERS])
+
+
+def joint_covariance(cam_from_world: Array, pixels: Array, xyz: Array, camera: pycolmap.Camera, free: Free) -> Array | None:
+    """Covariance of a left perturbation (w, tau) of the pose, then of what is `free` of the camera; arguments as `pose_covariance`."""
     local = pose.transform(cam_from_world, xyz)
     projected, _ = project(camera, local)
     residuals = projected - pixels
     valid = np.isfinite(residuals).all(axis=1) & (local[:, 2] > 0)
-    if valid.sum() < FEWEST:
+    count = PARAMETERS + size_of(free)
+    if valid.sum() < FEWEST or 2 * valid.sum() <= count:
         return None
     jacobian, residuals = pose_jacobian(camera, local[valid]), residuals[valid]
-    curvature, scatter = _moments(residuals)
-    shape = np.einsum("nij,nik->jk", jacobian, jacobian)
-    inverse = _inverse(shape)
-    if inverse is None:
-        return None
-    return centre_from_left(cam_from_world, inverse * scatter / curvature**2)
+    if free:
+        jacobian = np.concatenate([jacobian, lens_jacobian(camera, local[valid], projected[valid], free)], axis=2)
+    curvature, scatter = _moments(residuals, count)
+    inverse = _inverse(np.einsum("nij,nik->jk", jacobian, jacobian))
+    return None if inverse is None else inverse * scatter / curvature**2
 
 
 def centre_from_left(cam_from_world: Array, left: Array) -> Array:
@@ -97,16 +105,16 @@ def spread_r_deg(covariance: Array) -> float:
     return float(np.degrees(np.sqrt(np.trace(covariance[:3, :3]))))
 
 
-def _moments(residuals: Array) -> tuple[float, float]:
-    """Mean curvature of the Cauchy loss and variance of its gradient, per coordinate, over residuals (N, 2)."""
+def _moments(residuals: Array, parameters: int) -> tuple[float, float]:
+    """Mean curvature of the Cauchy loss and variance of its gradient, per coordinate, over residuals (N, 2) of a fit of so many numbers."""
     squared = (residuals**2).sum(axis=1)
     scale2 = max(float(np.median(squared)), LEAST_PIXELS**2)
     influence = 1 / (1 + squared / scale2)
     slopes = influence - influence**2 * squared / scale2  # of r / (1 + |r|^2 / s^2), averaged over the two coordinates
     curvature = float(slopes.mean())
     count = 2 * len(residuals)
-    few = 1 + PARAMETERS / count * float(slopes.var()) / curvature**2  # Huber's correction, 7.6.8
-    scatter = few**2 * float((influence**2 * squared).sum() / (count - PARAMETERS))
+    few = 1 + parameters / count * float(slopes.var()) / curvature**2  # Huber's correction, 7.6.8
+    scatter = few**2 * float((influence**2 * squared).sum() / (count - parameters))
     return curvature, max(scatter, (LEAST_PIXELS * curvature) ** 2)
 
 

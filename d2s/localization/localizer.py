@@ -19,13 +19,15 @@ from d2s.features.base import Extractor, LocalFeatures
 from d2s.features.upright import extract_upright, quarter_turns
 from d2s.geometry.camera import parse_camera
 from d2s.localization.base import PoseEstimate, PoseEstimator
+from d2s.localization.cameras import CameraChooser
 from d2s.localization.doubt import doubt
 from d2s.localization.guided import refine_by_map
 from d2s.localization.prior import as_prior, choose, search_near, wide_radius
+from d2s.localization.query_camera import estimate_pose, settle
 from d2s.localization.result import LocalizationResult
 from d2s.localization.table import DEFAULT_ESTIMATOR, make_estimator
 from d2s.localization.trust import Calibration, Judge
-from d2s.regressor.base import HasLandmarks, SceneRegressor
+from d2s.regressor.base import CAMERA_GAIN, EXIF_FOCAL, HasLandmarks, SceneRegressor
 from d2s.regressor.landmark_map import LandmarkMap
 
 MIN_KEPT = 50  # when fewer keypoints are reliable, the most reliable ones up to this number go to PnP
@@ -53,6 +55,7 @@ class Localizer:
     ) -> None:
         self.regressor, self.info = regressor, regressor.info
         self.judge = Judge(Calibration.from_json(self.info.trust), min_confidence, field=self.info.pose_field)
+        self.cameras = CameraChooser(None, self.info.cameras, self.info.extra.get(EXIF_FOCAL))
         self.estimator = estimator or make_estimator(max_error=self.info.max_error)
         self.threshold = self.info.reliability_threshold if threshold is None else threshold
         self._extractor, self._device = extractor, device
@@ -92,52 +95,62 @@ class Localizer:
         _ = self.extractor
 
     def localize(
-        self, image: Image, camera: pycolmap.Camera | str, prior: ArrayLike | None = None, turns: int | None = None
+        self, image: Image, camera: pycolmap.Camera | str | None = None, prior: ArrayLike | None = None, turns: int | None = None
     ) -> LocalizationResult:
         """Pose of one image: (H, W) or (H, W, 3) RGB uint8, or the path of an image file.
 
-        `camera`: its COLMAP camera, or "MODEL W H p0 p1 …". `prior`: about where the camera was, as cam_from_world (3, 4) or
-        qw qx qy qz tx ty tz; its surroundings are searched beside the whole map, see `d2s.localization.prior`. `turns`: counter-
-        clockwise quarter turns that make the image upright (default: what the file says; 0 for pixels). Raises InputError for an image
+        `camera`: its COLMAP camera, or "MODEL W H p0 p1 …"; None: what `d2s.localization.cameras` finds, else its focal length is estimated
+        with the pose. One that clearly does not fit the image is replaced (`d2s.localization.misfit`). `prior`: about where the camera
+        was, as cam_from_world (3, 4) or qw qx qy qz tx ty tz; its surroundings are searched beside the whole map, see
+        `d2s.localization.prior`. `turns`: counter-clockwise quarter turns that make the image upright (default: what the file says; 0 for
+        pixels). Raises InputError for an image
         that cannot be read and for a camera of another size; an image that cannot be localized is a result with success = False.
         """
         start = time.perf_counter()
-        camera = as_camera(camera)
         ms: dict[str, float] = {}
         with _timed(ms, "features"):
-            features = self.extract(image, camera, turns)
-        result = self._localize(features, camera, ms, prior)
+            photo = image if isinstance(image, (str, os.PathLike)) else None
+            image = as_pixels(image)
+            if turns is None and photo is not None:
+                turns = quarter_turns(photo)
+            known = self.cameras.choose((image.shape[1], image.shape[0]), photo) if camera is None else as_camera(camera)
+            features = self.extract(image, known, turns)
+        result = self._localize(features, known, ms, prior)
         result.ms["total"] = 1e3 * (time.perf_counter() - start)
         return result
 
-    def extract(self, image: Image, camera: pycolmap.Camera, turns: int | None = None) -> LocalFeatures:
+    def extract(self, image: Image, camera: pycolmap.Camera | None, turns: int | None = None) -> LocalFeatures:
         """Features of one image; arguments and errors as `localize`."""
         pixels = as_pixels(image)
-        check_size((pixels.shape[1], pixels.shape[0]), camera)
+        if camera is not None:
+            check_size((pixels.shape[1], pixels.shape[0]), camera)
         if turns is None:
             turns = quarter_turns(image) if isinstance(image, (str, os.PathLike)) else 0
         return extract_upright(self.extractor, [pixels], [turns])[0]
 
     def localize_features(
-        self, features: LocalFeatures, camera: pycolmap.Camera | str, prior: ArrayLike | None = None
+        self, features: LocalFeatures, camera: pycolmap.Camera | str | None, prior: ArrayLike | None = None
     ) -> LocalizationResult:
-        """Pose of an image whose features are known already (validation during training, sweeps over checkpoints)."""
-        camera = as_camera(camera)
-        check_size(features.image_size, camera)
+        """Pose of an image whose features are known already (validation, sweeps over checkpoints); camera None: estimated with the pose."""
+        camera = None if camera is None else as_camera(camera)
+        if camera is not None:
+            check_size(features.image_size, camera)
         ms = {"features": 0.0}
         result = self._localize(features, camera, ms, prior)
         result.ms["total"] = sum(result.ms.values())
         return result
 
     def _localize(
-        self, features: LocalFeatures, camera: pycolmap.Camera, ms: dict[str, float], prior: ArrayLike | None
+        self, features: LocalFeatures, camera: pycolmap.Camera | None, ms: dict[str, float], prior: ArrayLike | None
     ) -> LocalizationResult:
         place = None if prior is None else as_prior(prior)
         with _timed(ms, "regressor"):
             features, xyz, reliability = self.predict(features)
         result = self.solve(features, xyz, reliability, camera)
-        if place is not None:
+        camera = result.camera
+        if place is not None and camera is not None:  # a camera that nobody knows cannot see what is near the prior
             near = self.solve_near(features, place, camera, reliability, wide_radius(camera))
+            near = replace(near, camera_from=result.camera_from, sigma_focal=result.sigma_focal)
             ms["pnp"] = result.ms["pnp"] + near.ms["pnp"]
             result = self.decide(result, near, features, xyz, reliability, camera)
         result.ms.update(ms)
@@ -161,7 +174,7 @@ class Localizer:
             xyz, used = np.zeros((len(features), 3), np.float32), np.zeros(len(features), dtype=bool)
             xyz[matches.rows], used[matches.rows] = matches.xyz, True
             result = self._look_again(self._result(found, features, xyz, reliability, used), features, landmarks, camera)
-            result = replace(self.judge(result, camera, self.estimator.max_error), from_prior=True)
+            result = replace(self.judge(result, camera, self.estimator.max_error), from_prior=True, camera=camera)
         result.ms.update(ms)
         return result
 
@@ -201,21 +214,27 @@ class Localizer:
         features: LocalFeatures,
         xyz: NDArray[np.float32],
         reliability: NDArray[np.float32],
-        camera: pycolmap.Camera,
+        camera: pycolmap.Camera | None,
         threshold: float | None = None,
     ) -> LocalizationResult:
-        """Pose from what the network said, xyz (N, 3) and reliability (N,), about N features; `threshold` replaces the own one."""
+        """Pose from what the network said, xyz (N, 3) and reliability (N,), about N features; `threshold` replaces the own one.
+
+        `camera`: None where it is unknown; the result has the one that was used.
+        """
         ms: dict[str, float] = {}
         with _timed(ms, "pnp"):
             used = select_reliable(reliability, self.threshold if threshold is None else threshold)
-            found = self.estimator.estimate(features.keypoints[used], xyz[used], camera, reliability[used])
-            result = self._result(found, features, xyz, reliability, used)
+            first = features.keypoints[used], xyz[used], features.image_size
+            found = estimate_pose(self.estimator, *first, camera, reliability[used], float(self.info.extra.get(CAMERA_GAIN, 1.0)))
+            result, seen_by = self._result(found, features, xyz, reliability, used), found.camera or camera
             landmarks = self._known_landmarks()
-            if landmarks is not None:
-                result = self._look_again(result, features, landmarks, camera)
-            if result.cam_from_map is not None:
-                result = self._doubted(result, features, xyz, reliability, used, camera)
-            result = self.judge(result, camera, self.estimator.max_error)
+            if landmarks is not None and seen_by is not None:
+                result = self._look_again(result, features, landmarks, seen_by)
+            result = settle(result, found, camera, self.estimator.max_error)
+            if result.cam_from_map is not None and result.camera is not None:
+                result = replace(result, cam_from_world=self._in_world(result.cam_from_map))
+                result = self._doubted(result, features, xyz, reliability, used, result.camera)
+                result = self.judge(result, result.camera, self.estimator.max_error)
         result.ms.update(ms)
         return result
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import Any
 
 import numpy as np
+import pycolmap
 from numpy.typing import NDArray
 
 from d2s.geometry import pose
+from d2s.geometry.camera import format_camera
 from d2s.localization.covariance import spread_r_deg, spread_t
+from d2s.localization.lens import Free
 
 Array = NDArray[np.float64]
 STAGES = ("features", "regressor", "pnp", "total")
 EVEN = 0.5
+GIVEN, ESTIMATED, MENDED = "given", "estimated", "mended"
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,9 @@ class LocalizationResult:
     masks `used` (given to PnP) and `inliers`, row-aligned with them. `cam_from_map`: the pose that explains the inliers, which differs from
     `cam_from_world` where the map was made at refined poses. `doubt`: see `d2s.localization.doubt`.
     `from_prior`: found by searching near a pose prior. `rival`: a pose elsewhere that is as good, which only the prior decided against.
+    `camera`: the one that the pose goes with, None where it is unknown. `camera_from`: GIVEN, also where it is that of the mapping images;
+    ESTIMATED with the pose; MENDED, since the given one does not fit the image. Of the latter two, what was `free`, and `sigma_focal`, the
+    relative standard deviation of the focal length.
     """
 
     success: bool
@@ -78,6 +86,10 @@ class LocalizationResult:
     refused_pose: Array | None = field(default=None, repr=False)
     from_prior: bool = False
     rival: Rival | None = field(default=None, repr=False)
+    camera: pycolmap.Camera | None = field(default=None, repr=False)
+    camera_from: str = GIVEN
+    free: Free = ()
+    sigma_focal: float | None = None
 
     def with_rival(self, rival: Rival) -> LocalizationResult:
         """The result beside a pose that is as good."""
@@ -115,7 +127,7 @@ class LocalizationResult:
 
     def to_json(self, image_name: str, with_prior: bool = False) -> dict[str, Any]:
         """JSON values: image, success, reason, qvec (w x y z), tvec, center, inliers, kept, extracted, confidence, sigma_t, sigma_r_deg,
-        covariance, refused_pose, ms; `with_prior`: from_prior and rival as well.
+        covariance, refused_pose, camera, camera_from, sigma_focal, ms; `with_prior`: from_prior and rival as well.
         """
         rival = None if self.rival is None else self.rival.to_json()
         prior = {"from_prior": self.from_prior, "rival": rival} if with_prior else {}
@@ -130,6 +142,9 @@ class LocalizationResult:
             "confidence": round(self.confidence, 4),
             **_trust_to_json(self.trust),
             "refused_pose": None if self.refused_pose is None else _pose_to_json(self.refused_pose),
+            "camera": None if self.camera is None else format_camera(self.camera),
+            "camera_from": None if self.camera is None else self.camera_from,
+            "sigma_focal": None if self.sigma_focal is None or not isfinite(self.sigma_focal) else float(f"{self.sigma_focal:.6g}"),
             "ms": {stage: round(self.ms[stage], 2) for stage in STAGES if stage in self.ms},
             **prior,
         }

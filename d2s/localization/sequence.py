@@ -8,6 +8,7 @@ a frame that cannot be localized is a failure, never a prediction.
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, replace
 
@@ -19,7 +20,7 @@ from d2s.errors import InputError
 from d2s.features.base import LocalFeatures
 from d2s.geometry import pose
 from d2s.geometry.pose_field import motion, small_motion
-from d2s.localization.localizer import Image, Localizer, as_camera, check_size
+from d2s.localization.localizer import Image, Localizer, as_camera, as_pixels, check_size
 from d2s.localization.prior import same_pose, wide_radius
 from d2s.localization.result import LocalizationResult
 
@@ -93,28 +94,30 @@ class SequenceLocalizer:
         localizer.landmarks()
         self.localizer, self.recheck = localizer, recheck
         self._track: Track | None = None
+        self._camera: pycolmap.Camera | None = None
         self._frames = 0
 
     def reset(self) -> None:
         """Forget the past: the next frame is localized as a single image."""
-        self._track = None
+        self._track = self._camera = None
 
     def localize(
         self,
         image: Image,
-        camera: pycolmap.Camera | str,
+        camera: pycolmap.Camera | str | None = None,
         timestamp: float | None = None,
         prior: ArrayLike | None = None,
         turns: int | None = None,
     ) -> LocalizationResult:
         """Pose of the next frame; arguments and result as `Localizer.localize`.
 
+        `camera`: None: as there; a camera that was estimated with the first pose is that of the frames after it.
         `timestamp`: seconds on any clock; None: frames are one second apart. `prior`: cam_from_world, used where there are no last poses.
         `from_prior` of the result says that the pose was found near the prediction or the prior, `rival` that the whole map holds another
         one as good.
         """
         start = time.perf_counter()
-        known = as_camera(camera)
+        known = self._known(camera, image)
         features = self.localizer.extract(image, known, turns)
         extracted = 1e3 * (time.perf_counter() - start)
         result = self.localize_features(features, known, timestamp, prior)
@@ -122,18 +125,29 @@ class SequenceLocalizer:
         return result
 
     def localize_features(
-        self, features: LocalFeatures, camera: pycolmap.Camera | str, timestamp: float | None = None, prior: ArrayLike | None = None
+        self, features: LocalFeatures, camera: pycolmap.Camera | str | None, timestamp: float | None = None, prior: ArrayLike | None = None
     ) -> LocalizationResult:
         """Pose of the next frame from its features."""
         self._frames += 1
         when = float(self._frames) if timestamp is None else timestamp
-        known = as_camera(camera)
-        check_size(features.image_size, known)
-        if self._track is not None:
+        known = self._camera if camera is None else as_camera(camera)
+        if known is not None:
+            check_size(features.image_size, known)
+        if self._track is not None and known is not None:
             return self._go_on(self._track, features, known, when)
         result = self.localizer.localize_features(features, known, prior)
         self._track = _new_track(result, when)
+        self._camera = result.camera if camera is None and result.success else None
         return result
+
+    def _known(self, camera: pycolmap.Camera | str | None, image: Image) -> pycolmap.Camera | None:
+        """The camera of the next frame, None where it has to be estimated."""
+        if camera is not None:
+            return as_camera(camera)
+        height, width = as_pixels(image).shape[:2]
+        if self._camera is not None and (self._camera.width, self._camera.height) == (width, height):
+            return self._camera
+        return self.localizer.cameras.choose((width, height), image if isinstance(image, (str, os.PathLike)) else None)
 
     def _go_on(self, track: Track, features: LocalFeatures, camera: pycolmap.Camera, when: float) -> LocalizationResult:
         """Near the prediction alone where that is safe, else in the whole map as well."""

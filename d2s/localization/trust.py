@@ -155,7 +155,8 @@ class Judge:
         """What speaks for a result with a pose, before what the place's calibration adds."""
         assert result.cam_from_map is not None and result.cam_from_world is not None
         rows = result.inliers
-        covariance = pose_covariance(result.cam_from_map, result.keypoints[rows].astype(float), result.xyz[rows].astype(float), camera)
+        seen = result.keypoints[rows].astype(float), result.xyz[rows].astype(float)
+        covariance = pose_covariance(result.cam_from_map, *seen, camera, result.free)
         signals, constants = signals_of(result, camera, max_error, covariance), self.constants or general_constants()
         in_the_world = None if covariance is None else in_world(covariance, result.cam_from_map, result.cam_from_world)
         field = (0.0, 0.0) if self.field is None else self.field.deviations(result.cam_from_map)

@@ -12,7 +12,7 @@ from d2s.features.base import LocalFeatures
 from d2s.geometry.pose_field import PoseField
 from d2s.regressor.landmark_map import LandmarkMap
 
-EXIF_FOCAL = "exif_focal"
+EXIF_FOCAL, CAMERA_GAIN = "exif_focal", "camera_gain"
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class ModelInfo:
     original image. `cameras`: the camera strings of the mapping images. `bounds`: (2, 3) minimum and maximum of the mapped points.
     `pose_field`: from the map's frame to that of the given poses, where the map was made at refined ones; in a file of its own.
     `trust`: what the validation images say of poses here (`d2s.localization.trust.Calibration`); empty where nothing was measured.
+    `extra[CAMERA_GAIN]`: how well the cameras fit the mapping images, see `d2s.localization.misfit.gain`.
     `extra[EXIF_FOCAL]`: camera string -> focal length in pixels in the EXIF data of its photos, of the cameras whose photos have one.
     """
 

@@ -20,7 +20,7 @@ from d2s.errors import ConfigError, FormatError, InputError, MissingFileError
 from d2s.features.base import LocalFeatures
 from d2s.features.weights import sha256_of
 from d2s.matching.database import Database
-from d2s.regressor.base import ModelInfo
+from d2s.regressor.base import CAMERA_GAIN, ModelInfo
 from d2s.regressor.landmark_map import LandmarkMap
 from d2s.regressor.landmarks import LandmarkNet
 from d2s.regressor.network import D2SNet
@@ -187,6 +187,10 @@ def _info(value: dict[str, Any]) -> ModelInfo:
             raise TypeError(f"{name} is {getattr(info, name)!r}")
     if [len(corner) for corner in info.bounds] != [3, 3]:
         raise TypeError(f"bounds are {info.bounds}")
+    if not isinstance(info.cameras, tuple) or not all(isinstance(line, str) for line in info.cameras):
+        raise TypeError(f"cameras are {info.cameras!r}")
+    if not isinstance(info.extra, dict) or not isinstance(info.extra.get(CAMERA_GAIN, 1.0), float | int):
+        raise TypeError(f"extra is {info.extra!r}")
     return info
 
 

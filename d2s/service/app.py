@@ -206,7 +206,7 @@ async def localized(service: Service, scene: ServedScene, request: Any) -> dict[
     with service.upload():
         data, name, fields = await read_form(request)
     size = await asyncio.to_thread(check_header, data, service.limits.pixels)
-    camera, prior = camera_for(size, fields.get("camera"), scene.cameras), prior_for(fields.get("prior"))
+    camera, prior = camera_for(size, fields.get("camera")), prior_for(fields.get("prior"))
     job = Job(scene.name, name, data, size, camera, fields.get("details") == "1", prior)
     future = service.worker.submit(lambda: job.run(service.catalogue))
     value = await finished(future, service.limits.answer_seconds, request.is_disconnected)

@@ -29,13 +29,13 @@ POLL_SECONDS = 0.25
 
 @dataclass(frozen=True)
 class Job:
-    """An image that was accepted: its bytes, its size by the header, its camera, the pose prior (3, 4) that came with it."""
+    """An image that was accepted: its bytes, its size by the header, the camera and the pose prior (3, 4) that came with it."""
 
     scene: str
     name: str
     data: bytes
     size: tuple[int, int]
-    camera: pycolmap.Camera
+    camera: pycolmap.Camera | None
     details: bool = False
     prior: NDArray[np.float64] | None = None
 
@@ -51,7 +51,9 @@ class Job:
         try:
             if self.prior is not None:
                 localizer.landmarks()  # refused before the image is looked at
-            result = localizer.localize(decode(self.data, self.size), self.camera, self.prior, quarter_turns(self.data))
+            pixels = decode(self.data, self.size)
+            camera = self.camera or localizer.cameras.choose(self.size, self.data)
+            result = localizer.localize(pixels, camera, self.prior, quarter_turns(self.data))
         except InputError as error:
             raise Refused(400, error.problem, error.remedy) from None
         except MemoryError:
@@ -67,6 +69,8 @@ def answer(name: str, result: LocalizationResult, details: bool, with_prior: boo
         result = replace(result, refused_pose=None)
     if result.rival is not None and not _finite(result.rival.cam_from_world):
         result = replace(result, rival=None)
+    if result.camera is not None and not np.isfinite(result.camera.params).all():
+        result = replace(result, camera=None)
     value = result.to_json(name, with_prior)
     if details:
         rows = np.flatnonzero(result.inliers)

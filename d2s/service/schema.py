@@ -6,7 +6,11 @@ from typing import Any
 
 CAMERA = (
     "COLMAP camera of the image at its size, 'MODEL WIDTH HEIGHT p0 p1 ...'. "
-    "May be left out where the mapping images of that size share one camera."
+    "Without it: that of the mapping images, or the focal length in EXIF, else estimated with the pose."
+)
+
+CAMERA_FROM = (
+    "given (or the mapping images'); estimated: nothing was known of it; mended: the given one does not fit the image (a crop, a zoom)."
 )
 
 PRIOR = (
@@ -70,6 +74,9 @@ RESULT: dict[str, Any] = {
         "sigma_r_deg": _number("The same for the rotation, in degrees."),
         "covariance": {"type": ["array", "null"], "items": {"type": "array", "items": {"type": "number"}}, "description": COVARIANCE},
         "refused_pose": {"type": ["object", "null"], "description": "A pose with too little confidence: qvec, tvec and center."},
+        "camera": {"type": ["string", "null"], "description": "COLMAP camera that goes with the pose: MODEL WIDTH HEIGHT p0 p1 ..."},
+        "camera_from": {"type": ["string", "null"], "enum": ["given", "estimated", "mended", None], "description": CAMERA_FROM},
+        "sigma_focal": _number("Relative standard deviation of an estimated focal length."),
         "ms": {"type": "object", "additionalProperties": {"type": "number"}, "description": "Milliseconds per stage."},
         "from_prior": {"type": "boolean", "description": "With a prior: the pose was found near it."},
         "rival": {

@@ -98,19 +98,15 @@ def _require_plausible(camera: pycolmap.Camera) -> None:
         )
 
 
-def camera_for(size: tuple[int, int], text: str | None, cameras: tuple[str, ...]) -> pycolmap.Camera:
-    """The camera that was sent or, where none was, the one of the mapping images. Raises Refused (400) when it does not fit the image."""
-    if text is not None and text.strip():
-        camera = read_camera(text)
-        if (camera.width, camera.height) == size:
-            return camera
-        sizes = f"The image is {size[0]}x{size[1]} pixels but its camera is for {camera.width}x{camera.height}."
-        raise Refused(400, sizes, "Give the camera of this image at this size.")
-    fitting = sorted({line for line in cameras if line.split()[1:3] == [str(size[0]), str(size[1])]})
-    if len(fitting) == 1:
-        return parse_camera(fitting[0])
-    problem = f"{len(fitting) or 'None'} of the scene's cameras {'is' if len(fitting) == 0 else 'are'} for {size[0]}x{size[1]} pixels."
-    raise Refused(400, problem, "Send the field camera: 'MODEL WIDTH HEIGHT p0 p1 …'.")
+def camera_for(size: tuple[int, int], text: str | None) -> pycolmap.Camera | None:
+    """The camera that was sent, None where none was. Raises Refused (400) when it does not fit the image."""
+    if text is None or not text.strip():
+        return None
+    camera = read_camera(text)
+    if (camera.width, camera.height) == size:
+        return camera
+    sizes = f"The image is {size[0]}x{size[1]} pixels but its camera is for {camera.width}x{camera.height}."
+    raise Refused(400, sizes, "Give the camera of this image at this size.")
 
 
 def prior_for(text: str | None) -> NDArray[np.float64] | None:

@@ -13,7 +13,6 @@ from d2s.evaluation.pose_files import RESULTS
 from d2s.geometry.camera import format_camera
 from d2s.scene.atomic import atomic_path, read_json, write_json
 from d2s.scene.manifest import Scene
-from d2s.stream.cameras import CameraChooser
 from processing.own_photos.held_out import capture_order
 from processing.own_photos.scale_words import scale_sentence
 from processing.own_photos.verdict import Facts, advice, headline, report_lines, weak_parts
@@ -116,12 +115,4 @@ def _content(
 def _where(out: Path, facts: Facts) -> list[str]:
     lines = [f"Model:  {out / MODEL}", f"Facts:  {out / MAP}"]
     lines += [f"Report: {out / 'check' / REPORT}"] if facts.scores else []
-    return [*lines, "", f"Next: d2s localize --model {out / MODEL} --image NEW_PHOTO.jpg{_which_camera(facts.scene)}"]
-
-
-def _which_camera(scene: Scene) -> str:
-    """The --camera that a new photo needs where several devices made the map, as an example; empty where its size tells which one it is."""
-    cameras = {format_camera(camera): camera for camera in scene.cameras.values()}
-    chooser = CameraChooser(None, cameras)
-    unclear = [text for text, camera in cameras.items() if not chooser.knows((camera.width, camera.height))]
-    return f" --camera '{min(unclear)}'" if unclear else ""
+    return [*lines, "", f"Next: d2s localize --model {out / MODEL} --image NEW_PHOTO.jpg"]

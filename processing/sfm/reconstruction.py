@@ -19,7 +19,7 @@ from processing.progress import Ticker, track
 from processing.sfm import pairs as pair_selection
 from processing.sfm.colmap import Matches, SfmOptions, temporary_folder
 from processing.sfm.database import verified_counts, write_database, write_matches
-from processing.sfm.focal_lengths import as_good, moved
+from processing.sfm.focal_lengths import PLAUSIBLE, as_good, as_good_without_distortion, moved, one_by_one, without_lens
 from processing.sfm.matching import ReadFeatures, match_pairs
 from processing.sfm.pairs import Pair
 
@@ -105,13 +105,34 @@ def reconstruct(
             ranked = max(ranked, models(), key=_size)
         if not ranked:
             raise ReconstructionError(_no_model(len(scene.images), matches, verified), REMEDY)
+        if refine_cameras and one_by_one(scene.cameras, len(scene.images)):
+            _refine_distortion(pipeline, False)
+            plain = models()
+            if plain and as_good_without_distortion(plain[0], ranked[0]):
+                logger.info("The photos leave the distortion of their many cameras open; reconstructed without any")
+                ranked = plain
+            else:
+                _refine_distortion(pipeline, True)
         lost = moved(ranked[0], scene.cameras)
         if lost:
             logger.info("The photos leave the focal length open; reconstructing again with the one in their EXIF data")
             pipeline.constant_cameras = lost
             held = models()
             ranked = held if held and as_good(held[0], ranked[0], scene.cameras) else ranked
+        drop_without_lens(ranked[0])
     return Reconstructed(ranked[0], len(ranked), verified, _other_parts(ranked))
+
+
+def _refine_distortion(pipeline: pycolmap.IncrementalPipelineOptions, refine: bool) -> None:
+    pipeline.ba_refine_extra_params = pipeline.mapper.abs_pose_refine_extra_params = refine
+
+
+def drop_without_lens(model: pycolmap.Reconstruction) -> None:
+    """Take photos out of a model whose focal length left for infinity: their poses went with it."""
+    for name, focal in without_lens(model).items():
+        logger.warning("%s is left out: its focal length came out as %.3g times its longer side, which no lens has.", name, focal)
+        image = model.find_image_with_name(name)
+        model.deregister_frame(image.frame_id)
 
 
 def _size(ranked: Sequence[pycolmap.Reconstruction]) -> int:
@@ -173,9 +194,9 @@ def _pipeline_options(refine_cameras: bool, options: SfmOptions) -> pycolmap.Inc
     pipeline.min_num_matches = options.min_matches
     pipeline.min_model_size = MIN_IMAGES
     pipeline.ba_refine_focal_length = refine_cameras
-    pipeline.ba_refine_extra_params = refine_cameras
     pipeline.mapper.abs_pose_refine_focal_length = refine_cameras
-    pipeline.mapper.abs_pose_refine_extra_params = refine_cameras
+    _refine_distortion(pipeline, refine_cameras)
+    pipeline.min_focal_length_ratio, pipeline.max_focal_length_ratio = PLAUSIBLE
     if hasattr(pipeline, "random_seed"):
         pipeline.random_seed = options.seed
     return pipeline

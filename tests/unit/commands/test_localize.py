@@ -11,6 +11,7 @@ import pytest
 
 from d2s.cli import main
 from d2s.geometry import pose
+from d2s.geometry.camera import format_camera, parse_camera
 from d2s.scene.manifest import Scene
 
 CAMERA = "SIMPLE_RADIAL 160 120 130 80 60 -0.05"
@@ -40,14 +41,18 @@ def test_lines_for_people(place, capsys):
     assert "16.png: camera at" in first and " m, confidence" in first and "17.png: not localized: only" in second
 
 
-def test_camera_may_be_left_out_when_the_mapping_images_share_one(place, capsys):
-    assert localize(place, "--json") == 0 and json.loads(capsys.readouterr().out)["success"]
-    place.info = replace(place.info, cameras=(CAMERA, "SIMPLE_PINHOLE 160 120 135 80 60"))
-    assert localize(place, "--json") == 2
-    error = capsys.readouterr().err
-    assert "2 cameras" in error and "--camera" in error
-    place.info = replace(place.info, cameras=())
-    assert localize(place, "--json") == 2 and "no known camera" in capsys.readouterr().err
+def test_camera_may_be_left_out(place, capsys):
+    assert localize(place, "--json") == 0
+    given = json.loads(capsys.readouterr().out)
+    assert given["success"] and given["camera"] == format_camera(parse_camera(CAMERA))
+    assert given["camera_from"] == "given" and given["sigma_focal"] is None
+    for cameras in ((CAMERA, "SIMPLE_PINHOLE 160 120 195 80 60"), ()):
+        place.info = replace(place.info, cameras=cameras)
+        assert localize(place, "--json") == 0
+        out, err = capsys.readouterr()
+        found = json.loads(out)
+        assert found["success"] and found["camera_from"] == "estimated" and "focal length is estimated" in err
+        assert float(found["camera"].split()[3]) == pytest.approx(130, rel=0.02) and 0 < found["sigma_focal"] < 0.02
 
 
 @pytest.mark.parametrize(

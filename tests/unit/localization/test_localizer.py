@@ -81,7 +81,7 @@ def test_json_is_complete_and_valid():
     value = json.loads(json.dumps(Localizer(Oracle()).localize_features(make_features(200), CAMERA).to_json("a/b.jpg"), allow_nan=False))
     keys = ["image", "success", "reason", "qvec", "tvec", "center", "inliers", "kept", "extracted", "confidence"]
     assert (
-        list(value) == [*keys, "sigma_t", "sigma_r_deg", "covariance", "refused_pose", "ms"]
+        list(value) == [*keys, "sigma_t", "sigma_r_deg", "covariance", "refused_pose", "camera", "camera_from", "sigma_focal", "ms"]
         and value["image"] == "a/b.jpg"
         and 0.9 < value["confidence"] <= 1
     )

@@ -18,6 +18,7 @@ from d2s.scene.manifest import Scene, SceneImage
 from processing.labels import LabelOptions, make_labels, point_table
 from processing.sfm import database, reconstruction
 from processing.sfm.colmap import SfmOptions, match_known_poses, restrict, triangulate, verify_matches
+from processing.sfm.focal_lengths import without_lens
 from processing.sfm.reconstruction import match_photos, placed, reconstruct
 from processing.sfm.verification import depths, make_view, sampson_distance, verify
 
@@ -288,6 +289,35 @@ def test_a_focal_length_that_the_photos_leave_open_stays_what_exif_says(monkeypa
 def test_a_wrong_focal_length_in_exif_is_corrected_where_the_photos_tell():
     box = Place(make_camera("SIMPLE_RADIAL", WIDTH, HEIGHT, [500, 320, 240, 0.0]), noise_px=0.5)
     assert reconstructed_focal_length(box, 620, known=True) == pytest.approx(500, rel=0.03)
+
+
+def by_anybody(true):
+    """The model of photos that have a camera each, of which nothing is known."""
+    place = Place(true, noise_px=0.5)
+    images = tuple(SceneImage(image.name, i, None, "train") for i, image in enumerate(place.scene.images, start=1))
+    cameras = {image.camera_id: make_camera("SIMPLE_RADIAL", WIDTH, HEIGHT, [600, 320, 240, 0.0], image.camera_id) for image in images}
+    blind = Scene("photos", "square", Path(), cameras, images)
+    matches = match_photos(blind, place.features.__getitem__, make_matcher("nn", "sift"), SfmOptions())
+    model = reconstruct(blind, place.features.__getitem__, matches, True, SfmOptions()).model
+    assert model.num_reg_images() == len(images)
+    return model
+
+
+@pytest.mark.parametrize("radial", [0.0, -0.25])
+def test_photos_by_anybody_have_distortion_only_where_it_is_seen(radial):
+    model = by_anybody(make_camera("SIMPLE_RADIAL", WIDTH, HEIGHT, [500, 320, 240, radial]))
+    found = [camera.params[3] for camera in model.cameras.values()]
+    assert set(found) == {0.0} if radial == 0 else np.median(found) == pytest.approx(radial, abs=0.08)
+
+
+def test_a_photo_whose_focal_length_left_for_infinity_is_left_out_and_named(caplog):
+    model = by_anybody(make_camera("SIMPLE_RADIAL", WIDTH, HEIGHT, [500, 320, 240, 0.0]))
+    assert without_lens(model) == {}
+    image = next(image for image in model.images.values() if image.name == "seq/002.png")
+    model.cameras[image.camera_id].params = [6e6, 320, 240, 0.0]
+    reconstruction.drop_without_lens(model)
+    assert {image.name for image in model.images.values() if not image.has_pose} == {"seq/002.png"}
+    assert "seq/002.png is left out" in caplog.text and "no lens has" in caplog.text
 
 
 def test_photos_taken_straight_ahead_are_placed_and_those_from_one_spot_say_so(caplog):

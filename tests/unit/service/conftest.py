@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from d2s.errors import InputError
+from d2s.localization.cameras import CameraChooser
 from d2s.localization.result import LocalizationResult
 from d2s.regressor.base import ModelInfo
 
@@ -65,6 +66,7 @@ class MadeLocalizer:
 
     def __post_init__(self) -> None:
         self.go.set()
+        self.cameras = CameraChooser(None, (CAMERA,))
 
     def prepare(self) -> None:
         pass

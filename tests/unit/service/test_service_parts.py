@@ -31,7 +31,7 @@ from d2s.service.settings import ServiceSettings, parse_scenes, read_keys
 from d2s.service.uploads import camera_for, check_header, decode
 from d2s.service.worker import Worker
 
-from .conftest import CAMERA, image_bytes, made_localizer, model_folder, wait_until
+from .conftest import image_bytes, made_localizer, model_folder, wait_until
 
 
 def places(tmp_path, *names):
@@ -202,12 +202,10 @@ def test_a_picture_that_is_not_what_its_header_says():
 
 def test_which_camera_is_taken():
     other = "SIMPLE_PINHOLE 160 120 140 80 60"
-    assert camera_for((160, 120), None, (CAMERA,)).params[0] == 130
-    assert camera_for((160, 120), other, (CAMERA,)).params[0] == 140
-    assert camera_for((160, 120), " ", (CAMERA, CAMERA, "SIMPLE_PINHOLE 320 240 1 1 1")).params[0] == 130
-    for cameras, word in (((CAMERA, other), "2 of"), ((), "None of"), (("SIMPLE_PINHOLE 320 240 1 1 1",), "None of")):
-        with pytest.raises(Refused, match=word):
-            camera_for((160, 120), None, cameras)
+    assert camera_for((160, 120), other).params[0] == 140
+    assert camera_for((160, 120), None) is None and camera_for((160, 120), " ") is None  # the mapping images' one, or estimated
+    with pytest.raises(Refused, match="for 160x120"):
+        camera_for((320, 240), other)
 
 
 @pytest.mark.parametrize("model", ["SIMPLE_RADIAL", "OPENCV", "FULL_OPENCV", "OPENCV_FISHEYE", "THIN_PRISM_FISHEYE", "FOV"])
@@ -217,7 +215,7 @@ def test_cameras_that_are_let_in_do_no_harm(place_localizer, model):
     for extreme in (1e6, -1e6, 1.0, 1e-12, -3.0):
         text = f"{model} 160 120 " + " ".join(["130"] * (1 if count == 4 else 2) + ["80", "60"] + [str(extreme)] * 12)
         text = " ".join(text.split()[: 3 + count])
-        camera = camera_for((160, 120), text, ())
+        camera = camera_for((160, 120), text)
         json.dumps(answer("x", place_localizer.localize(np.zeros((120, 160, 3), np.uint8), camera), True), allow_nan=False)
 
 
