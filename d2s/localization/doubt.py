@@ -14,6 +14,8 @@ from d2s.localization.base import PoseEstimator
 from d2s.localization.correspondences import Correspondences
 from d2s.localization.refine import find_inliers
 
+CERTAIN = 0.3
+"""Reliability above which a match may speak for another place: less certain ones agree on nothing, and looking for it takes 90 ms."""
 FEW = 0.25
 """Contradicting matches, as a share of the agreeing ones, below which no other pose is looked for: it could not have more."""
 

@@ -20,7 +20,7 @@ from d2s.features.upright import extract_upright, quarter_turns
 from d2s.geometry.camera import parse_camera
 from d2s.localization.base import PoseEstimate, PoseEstimator
 from d2s.localization.cameras import CameraChooser
-from d2s.localization.doubt import doubt
+from d2s.localization.doubt import CERTAIN, doubt
 from d2s.localization.guided import refine_by_map
 from d2s.localization.prior import as_prior, choose, search_near, wide_radius
 from d2s.localization.query_camera import estimate_pose, settle
@@ -224,10 +224,12 @@ class Localizer:
         ms: dict[str, float] = {}
         with _timed(ms, "pnp"):
             used = select_reliable(reliability, self.threshold if threshold is None else threshold)
-            first = features.keypoints[used], xyz[used], features.image_size
-            found = estimate_pose(self.estimator, *first, camera, reliability[used], float(self.info.extra.get(CAMERA_GAIN, 1.0)))
-            result, seen_by = self._result(found, features, xyz, reliability, used), found.camera or camera
             landmarks = self._known_landmarks()
+            # Mutual matches count alike: on another day a right one looks no more certain than a wrong one does in the recording.
+            weights = reliability[used] if landmarks is None else None
+            first = features.keypoints[used], xyz[used], features.image_size
+            found = estimate_pose(self.estimator, *first, camera, weights, float(self.info.extra.get(CAMERA_GAIN, 1.0)))
+            result, seen_by = self._result(found, features, xyz, reliability, used), found.camera or camera
             if landmarks is not None and seen_by is not None:
                 result = self._look_again(result, features, landmarks, seen_by)
             result = settle(result, found, camera, self.estimator.max_error)
@@ -258,6 +260,7 @@ class Localizer:
     ) -> LocalizationResult:
         """A result with a pose, and the doubt that the network's matches of the keypoints `used` (N,) cast on it."""
         assert result.cam_from_map is not None
+        used = used & (reliability > CERTAIN)
         first = features.keypoints[used], xyz[used], reliability[used]
         return replace(result, doubt=doubt(result.cam_from_map, *first, camera, self.estimator))
 
