@@ -275,8 +275,8 @@ class Localizer:
         if guided is None:
             return result
         pose = guided.cam_from_map
-        found = {"xyz": guided.xyz, "used": guided.used, "inliers": guided.inliers}
-        return replace(result, cam_from_world=self._in_world(pose), cam_from_map=pose, **found)
+        result = replace(result, cam_from_world=self._in_world(pose), cam_from_map=pose)
+        return replace(result, xyz=guided.xyz, used=guided.used, inliers=guided.inliers)
 
     def _in_world(self, cam_from_map: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
         """The pose in the frame of the poses that the map was made from."""
