@@ -93,7 +93,7 @@ def _sure(result: LocalizationResult) -> bool:
 
 def more_keypoints(localizer: Localizer, question: Question) -> LocalizationResult | None:
     """The answer from twice as many keypoints."""
-    if len(question.features) < localizer.info.num_keypoints:  # there are no more
+    if len(question.features) < localizer.info.num_keypoints or "num_keypoints" not in localizer.info.features:  # there are no more
         return None
     return _answer(localizer, question, extract_upright(localizer.extractor_of(MORE), [question.pixels], [question.turns])[0], MORE)
 
