@@ -34,7 +34,7 @@ from d2s.training.checkpoint import TrainingState, checkpoint_stage, load_checkp
 from d2s.training.data import TrainingSet, load_training_set
 from d2s.training.extras import extras_record, load_extras
 from d2s.training.metrics_reader import MetricsReader
-from d2s.training.networks import Network, make_network, make_optimizer
+from d2s.training.networks import Network, make_network, make_optimizer, make_views
 from d2s.training.restart import begin_at, finish, origin_of
 from d2s.training.run_dir import RunDir, default_run_name
 from d2s.training.tracking import Console, JsonLines, Tracker, format_seconds
@@ -143,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
     finally:
         for tracker in trackers:
             tracker.close()
-    _publish(run_dir, network, state, folder, scene, info, stage)
+    _publish(run_dir, network, state, folder, scene, replace(info, views=make_views(network, data)), stage)
     return 0
 
 
