@@ -212,10 +212,10 @@ def _sweep(args: argparse.Namespace, run_dir: RunDir, scene: Scene, folder: Path
     for epoch in epochs:
         entries += sweep_checkpoint(epoch, _localizer(args, run_dir.checkpoint(epoch), scene, folder), scene, queries, tolerance)
         best = best_entry(entry for entry in entries if entry.epoch == epoch)
-        logger.info("epoch %d: recall %.3f with threshold %.2f on %d validation images", epoch, best.recall, best.threshold, len(images))
+        logger.info("epoch %d: recall %.3f with threshold %g on %d validation images", epoch, best.recall, best.threshold, len(images))
     best = best_entry(entries)
     write_text(out / BEST, sweep_table(entries))
-    logger.info("Best on validation: epoch %d with threshold %.2f (%s).", best.epoch, best.threshold, out / BEST)
+    logger.info("Best on validation: epoch %d with threshold %g (%s).", best.epoch, best.threshold, out / BEST)
     return best
 
 

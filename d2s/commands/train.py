@@ -125,10 +125,11 @@ def run(args: argparse.Namespace) -> int:
     data = load_training_set(folder, scene, extras, refined)
     began = time.monotonic()
     network = make_network(recipe, data)
+    choosing = time.monotonic() - began
     optimizer = make_optimizer(recipe, network)
     network.to(device)
     state = _starting_state(run_dir, args, stage, network, optimizer)
-    state.total_seconds = state.total_seconds or time.monotonic() - began  # choosing landmarks is all that some recipes do
+    state.total_seconds = state.total_seconds or choosing  # of landmarks: all that some recipes do
     info = _model_info(scene, recipe, data, refined)
     logger.info("%s", _beginning(recipe, data, network, device, stage))
     trackers: list[Tracker] = [Console(), JsonLines(run_dir.metrics, state.total_steps), *([visdom] if visdom else [])]

@@ -295,8 +295,10 @@ def test_second_stage_of_the_published_recipe(tiny, tmp_path):
 def test_sweep_chooses_checkpoint_and_threshold_on_validation_images(tiny, logs, tmp_path, capfd):
     assert run_module("eval", [*tiny.scene(logs, "run"), "--start_epoch", "1", "--stop_epoch", "3", "--out", str(tmp_path)]) == 0
     assert "Best on validation: epoch" in capfd.readouterr().out
-    table = (tmp_path / "best.txt").read_text()
-    assert len(table.splitlines()) > 4
+    table = [line.split() for line in (tmp_path / "best.txt").read_text().splitlines()[1:]]
+    own = str(d2s.Localizer.load(logs / "run" / "model").threshold)
+    thresholds = [own, "0.5", "0.55", "0.6", "0.65", "0.7", "0.75", "0.8"]  # the model's own, and the published ones
+    assert sorted((row[0], row[-1]) for row in table) == sorted((epoch, threshold) for epoch in "12" for threshold in thresholds)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["model"].rsplit("_", 1)[1] in ("001", "002")
     assert metrics["split"] == "test"
