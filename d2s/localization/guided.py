@@ -93,10 +93,12 @@ def matches_near(
     enough = similarity >= landmarks.min_similarity
     rows, index, similarity = rows[enough], index[enough], similarity[enough]
     order = np.argsort(-similarity, kind="stable")
-    best = np.intersect1d(_first_of_each(rows, order), _first_of_each(index, order))
+    best = np.flatnonzero(_first_of_each(rows, order) & _first_of_each(index, order))
     return rows[best].astype(np.int64), index[best].astype(np.int64)
 
 
-def _first_of_each(values: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where each value comes first in an order."""
-    return order[np.unique(values[order], return_index=True)[1]]
+def _first_of_each(values: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of some indices (K,) come first among their equals in an order (K,)."""
+    first = np.empty(values.max(initial=0) + 1, dtype=np.int64)
+    first[values[order[::-1]]] = order[::-1]  # the last one written stays
+    return np.asarray(first[values] == np.arange(len(values)))
