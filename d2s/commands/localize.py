@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 from d2s.commands.device import add_device, choose_device
-from d2s.commands.options import add_min_confidence, flag
+from d2s.commands.options import add_effort, add_min_confidence, flag
 from d2s.errors import InputError
 from d2s.evaluation import wording
 from d2s.evaluation.predict import failed
@@ -59,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pnp", choices=tuple(ESTIMATORS), default=DEFAULT_ESTIMATOR, help=f"PnP back end (default: {DEFAULT_ESTIMATOR})")
     parser.add_argument("--max_error", type=float, default=None, help="RANSAC inlier threshold in pixels (default: the model's)")
     add_min_confidence(parser)
+    add_effort(parser)
     parser.add_argument("--weights", type=Path, default=None, help="file of the feature network, where it is not found by itself")
     add_device(parser)
 
@@ -127,7 +128,8 @@ def run(args: argparse.Namespace) -> int:
         source = _open_source(args)
         stack.callback(source.close)
         device = str(choose_device(args.cudaid))
-        localizer = Localizer.load(args.model, device, args.pnp, args.max_error, args.weights, args.min_confidence)
+        effort = args.effort, args.budget_ms
+        localizer = Localizer.load(args.model, device, args.pnp, args.max_error, args.weights, args.min_confidence, *effort)
         localizer.prepare()
         localizer.cameras.given = camera
         work = Work(args, localizer, priors, source, stack)

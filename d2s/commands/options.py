@@ -40,6 +40,26 @@ def add_min_confidence(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_effort(parser: argparse._ActionsContainer, budget_ms: float | None = None) -> None:
+    """--effort and --budget_ms, whose default may be a number of milliseconds."""
+    from d2s.localization.effort import DEFAULT_EFFORT, LEVELS  # loads torch, which most commands do not need to say what they can
+
+    parser.add_argument(
+        "--effort",
+        choices=LEVELS,
+        default=DEFAULT_EFFORT.level,
+        help="what a hard photo is worth: fast: the first answer is the last; auto: more keypoints, single views of the map, the photo "
+        "turned, until an answer is sure (default); most: all of them, always",
+    )
+    parser.add_argument(
+        "--budget_ms",
+        type=float,
+        default=budget_ms,
+        metavar="MS",
+        help=f"milliseconds since a photo came after which nothing more is tried (default: {budget_ms or 'no limit'})",
+    )
+
+
 def _share(text: str) -> float:
     """A number from 0 to 1."""
     try:
