@@ -12,11 +12,12 @@ that file into the README, measuring nothing. --data_dir names the folder that h
 from __future__ import annotations
 
 import argparse
-import inspect
 import math
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ from d2s.evaluation.matching_baseline import MatchingLocalizer, extract_queries,
 from d2s.evaluation.predict import LocalizesFeatures, failed
 from d2s.evaluation.score import METRES, Score, scene_extent, score_images
 from d2s.features.base import LocalFeatures
+from d2s.features.images import read_image
+from d2s.features.upright import quarter_turns
+from d2s.localization.effort import Question, try_harder
 from d2s.localization.localizer import Localizer
 from d2s.localization.result import LocalizationResult
 from d2s.matching.table import make_matcher
@@ -82,16 +86,17 @@ class Method:
     slow: bool = False
 
 
-def ours(asked: Asked) -> tuple[Locate, int]:
-    """The trained model as `d2s localize` uses it; a photo of an unknown camera comes without one."""
-    localizer = Localizer.load(asked.model)
+def ours(asked: Asked, level: str = "auto") -> tuple[Locate, int]:
+    """The model as `d2s localize` uses it, but for features that are known already; a photo of an unknown camera comes without one."""
+    localizer = Localizer.load(asked.model, effort=level)
 
     def locate(query: Query) -> LocalizationResult:
-        if query.known:
-            return localizer.localize_features(query.features, query.camera)
-        if inspect.signature(localizer.localize).parameters["camera"].default is inspect.Parameter.empty:
-            return failed("this version localizes no photo without a camera")
-        return localizer.localize(query.path)  # type: ignore[call-arg]
+        start = time.perf_counter()
+        camera = query.camera if query.known else localizer.cameras.choose(query.features.image_size, query.path)
+        first = localizer.localize_features(query.features, camera)
+        question = Question(read_image(query.path), quarter_turns(query.path), camera, query.features)
+        result = try_harder(localizer, first, question, start)
+        return replace(result, ms={**result.ms, "total": first.ms["total"] + result.ms.get("effort", 0.0)})
 
     return locate, model_bytes(asked.model)
 
@@ -125,6 +130,7 @@ def of_features(localizer: LocalizesFeatures) -> Locate:
 
 METHODS: dict[str, Method] = {
     "ours": Method(ours, trained=True),
+    "ours, fast": Method(partial(ours, level="fast"), trained=True),
     "matching": Method(matching),
     "matching, LightGlue": Method(lightglue, slow=True),
     "landmarks at once": Method(landmarks),

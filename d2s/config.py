@@ -228,6 +228,9 @@ def _conflicts(recipe: Recipe) -> list[str]:
         problems.append(f"model.width = {recipe.model.width} is not divisible by model.heads = {recipe.model.heads}")
     if recipe.loss.reliability_loss == "bce" and recipe.model.reliability != "sigmoid":
         problems.append("loss.reliability_loss = bce needs model.reliability = sigmoid")
+    if recipe.model.model != 3 and not recipe.training.n_iters:
+        model, published = recipe.model.model, f"configs/configsV{recipe.model.model}.ini"
+        problems.append(f"training.n_iters = 0 leaves model {model} untrained, and only model 3 works untrained ({published} trains it)")
     return problems
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from d2s.commands.device import add_device, choose_device
 from d2s.commands.folders import dataset_name, writable_folder
-from d2s.commands.options import add_min_confidence, flag
+from d2s.commands.options import add_effort, add_min_confidence, flag
 from d2s.config import find_recipe, load_recipe
 from d2s.errors import InputError, MissingFileError
 from d2s.evaluation import wording
@@ -27,6 +27,7 @@ from d2s.evaluation.predict import live, predict, save, stored
 from d2s.evaluation.report_data import landmarks_of
 from d2s.evaluation.sweep import RANKINGS, SweepEntry, best_entry, ranking_tolerance, sweep_checkpoint, sweep_table
 from d2s.features.table import is_foreign
+from d2s.localization.effort import Effort
 from d2s.localization.localizer import Localizer
 from d2s.localization.result import LocalizationResult
 from d2s.localization.table import DEFAULT_ESTIMATOR, ESTIMATORS, make_estimator
@@ -102,6 +103,7 @@ def _add_localization_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pnp", choices=tuple(ESTIMATORS), default=DEFAULT_ESTIMATOR, help=f"PnP back end (default: {DEFAULT_ESTIMATOR})")
     parser.add_argument("--max_error", type=float, default=None, help="RANSAC inlier threshold in pixels (default: the model's)")
     add_min_confidence(parser)
+    add_effort(parser)
     parser.add_argument("--weights", type=Path, default=None, help="file of the feature network, where it is not found by itself")
 
 
@@ -186,7 +188,8 @@ def _localizer(args: argparse.Namespace, path: Path, scene: Scene, folder: Path,
     device = str(choose_device(args.cudaid))
     regressor = load_published(path, scene, folder, device) if is_checkpoint_file(path) else load_model(path, device=device)
     estimator = make_estimator(args.pnp, regressor.info.max_error if args.max_error is None else args.max_error)
-    return Localizer(regressor, estimator, threshold=threshold, device=device, weights=args.weights, min_confidence=args.min_confidence)
+    limits = {"min_confidence": args.min_confidence, "effort": Effort(args.effort, args.budget_ms)}
+    return Localizer(regressor, estimator, threshold=threshold, device=device, weights=args.weights, **limits)
 
 
 def _sweep(args: argparse.Namespace, run_dir: RunDir, scene: Scene, folder: Path, out: Path) -> SweepEntry:
@@ -209,10 +212,10 @@ def _sweep(args: argparse.Namespace, run_dir: RunDir, scene: Scene, folder: Path
     for epoch in epochs:
         entries += sweep_checkpoint(epoch, _localizer(args, run_dir.checkpoint(epoch), scene, folder), scene, queries, tolerance)
         best = best_entry(entry for entry in entries if entry.epoch == epoch)
-        logger.info("epoch %d: recall %.3f with threshold %.2f on %d validation images", epoch, best.recall, best.threshold, len(images))
+        logger.info("epoch %d: recall %.3f with threshold %g on %d validation images", epoch, best.recall, best.threshold, len(images))
     best = best_entry(entries)
     write_text(out / BEST, sweep_table(entries))
-    logger.info("Best on validation: epoch %d with threshold %.2f (%s).", best.epoch, best.threshold, out / BEST)
+    logger.info("Best on validation: epoch %d with threshold %g (%s).", best.epoch, best.threshold, out / BEST)
     return best
 
 

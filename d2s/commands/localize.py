@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 from d2s.commands.device import add_device, choose_device
-from d2s.commands.options import add_max_wrong, add_min_confidence, flag
+from d2s.commands.options import add_effort, add_max_wrong, add_min_confidence, flag
 from d2s.errors import InputError
 from d2s.evaluation import wording
 from d2s.evaluation.predict import failed
@@ -61,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     refusal = parser.add_mutually_exclusive_group()
     add_min_confidence(refusal)
     add_max_wrong(refusal)
+    add_effort(parser)
     parser.add_argument("--weights", type=Path, default=None, help="file of the feature network, where it is not found by itself")
     add_device(parser)
 
@@ -129,7 +130,9 @@ def run(args: argparse.Namespace) -> int:
         source = _open_source(args)
         stack.callback(source.close)
         device = str(choose_device(args.cudaid))
-        localizer = Localizer.load(args.model, device, args.pnp, args.max_error, args.weights, args.min_confidence, args.max_wrong)
+        effort = args.effort, args.budget_ms
+        settings = args.max_error, args.weights, args.min_confidence, *effort, args.max_wrong
+        localizer = Localizer.load(args.model, device, args.pnp, *settings)
         localizer.prepare()
         localizer.cameras.given = camera
         work = Work(args, localizer, priors, source, stack)

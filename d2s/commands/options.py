@@ -48,8 +48,28 @@ def add_max_wrong(parser: argparse._ActionsContainer) -> None:
         default=None,
         metavar="SHARE",
         help="refuse so many poses that at most this share of photos gets a wrong one, e.g. 0.05 (see confidence). It holds for "
-        " photos like those it was calibrated on, whatever their mixture: of the mapping recording, of another day or side, with "
+        "photos like those it was calibrated on, whatever their mixture: of the mapping recording, of another day or side, with "
         "simulated changes (night, blur, rain, JPEG, people, longer lens), of other places; see docs/trust.md",
+    )
+
+
+def add_effort(parser: argparse._ActionsContainer, budget_ms: float | None = None) -> None:
+    """--effort and --budget_ms, whose default may be a number of milliseconds."""
+    from d2s.localization.effort import DEFAULT_EFFORT, LEVELS  # loads torch, which most commands do not need to say what they can
+
+    parser.add_argument(
+        "--effort",
+        choices=LEVELS,
+        default=DEFAULT_EFFORT.level,
+        help="what a hard photo is worth: fast: the first answer is the last; auto: more keypoints, single views of the map, the photo "
+        "turned, until an answer is sure (default); most: all of them, always",
+    )
+    parser.add_argument(
+        "--budget_ms",
+        type=float,
+        default=budget_ms,
+        metavar="MS",
+        help=f"milliseconds since a photo came after which nothing more is tried (default: {budget_ms or 'no limit'})",
     )
 
 

@@ -25,7 +25,7 @@ OWNER = {"--checkpoint": "train"}
 ALIASES = {"--out_dir": "--data_dir", "--data_dir": "--out_dir"}
 """What one stage writes the others read, under another name: the folder of the scenes."""
 
-DEMO = {"--dataset": ["demo"], "--scene": ["gallery"], "--name": ["demo"], "--set": ["training.n_iters=300"]}
+DEMO = {"--dataset": ["demo"], "--scene": ["gallery"], "--name": ["demo"]}
 """What is mapped when the user names nothing."""
 
 Given = list[tuple[str, list[str]]]

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from d2s.commands.device import add_device, choose_device
 from d2s.commands.memory import keep_freed_memory
-from d2s.commands.options import add_min_confidence, flag
+from d2s.commands.options import add_effort, add_min_confidence, flag
 from d2s.errors import InputError
+from d2s.localization.effort import Effort
 from d2s.service.catalogue import describe
 from d2s.service.server import require_packages, serve
-from d2s.service.settings import Limits, ServiceSettings, parse_scenes, read_keys
+from d2s.service.settings import BUDGET_MS, Limits, ServiceSettings, parse_scenes, read_keys
 
 logger = logging.getLogger(__name__)
 KEY_VARIABLE = "D2S_API_KEY"
@@ -59,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"keys, one a line, that requests must carry (also: environment variable {KEY_VARIABLE})",
     )
     add_min_confidence(parser)
+    add_effort(parser, BUDGET_MS)
     parser.add_argument("--weights", type=Path, default=None, help="file of the feature network, where it is not found by itself")
     add_device(parser)
 
@@ -74,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
     if not keys and not _is_loopback(args.host):
         logger.warning("Anyone who reaches %s can use this service: there is no API key (--api_key_file).", args.host)
     settings = ServiceSettings(
-        scenes, limits, keys, str(choose_device(args.cudaid)), args.weights, args.preload, min_confidence=args.min_confidence
+        scenes, limits, keys, str(choose_device(args.cudaid)), args.weights, args.preload, min_confidence=args.min_confidence,
+        effort=Effort(args.effort, args.budget_ms),
     )
     serve(settings, args.host, args.port, args.workers, keep_freed_memory)
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import logging
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from d2s.errors import InputError, SettingsMismatchError
 from d2s.features.exif import read_photo
 from d2s.geometry.camera import format_camera
 from d2s.regressor.base import CAMERA_GAIN, EXIF_FOCAL, ModelInfo
+from d2s.regressor.landmarks import LandmarkNet
 from d2s.regressor.model_files import TrainedModel, model_bytes, save_model
 from d2s.scene.atomic import write_text
 from d2s.scene.manifest import Scene
@@ -32,7 +34,7 @@ from d2s.training.checkpoint import TrainingState, checkpoint_stage, load_checkp
 from d2s.training.data import TrainingSet, load_training_set
 from d2s.training.extras import extras_record, load_extras
 from d2s.training.metrics_reader import MetricsReader
-from d2s.training.networks import Network, make_network, make_optimizer
+from d2s.training.networks import Network, make_network, make_optimizer, make_views
 from d2s.training.restart import begin_at, finish, origin_of
 from d2s.training.run_dir import RunDir, default_run_name
 from d2s.training.tracking import Console, JsonLines, Tracker, format_seconds
@@ -121,13 +123,15 @@ def run(args: argparse.Namespace) -> int:
     _log_to_file(run_dir)
     refined = _refined_map(folder, scene, recipe, run_dir, bool(extras))
     data = load_training_set(folder, scene, extras, refined)
+    began = time.monotonic()
     network = make_network(recipe, data)
+    choosing = time.monotonic() - began
     optimizer = make_optimizer(recipe, network)
     network.to(device)
     state = _starting_state(run_dir, args, stage, network, optimizer)
+    state.total_seconds = state.total_seconds or choosing  # of landmarks: all that some recipes do
     info = _model_info(scene, recipe, data, refined)
-    images = f"{data.num_real} images" + (f" and {data.num_extra} extra ones" if extras else "")
-    logger.info("Training on %s (%d labelled keypoints), %d weights, on %s.", images, int(data.valid.sum()), _weights(network), device)
+    logger.info("%s", _beginning(recipe, data, network, device, stage))
     trackers: list[Tracker] = [Console(), JsonLines(run_dir.metrics, state.total_steps), *([visdom] if visdom else [])]
     if visdom:
         visdom.begin(MetricsReader(run_dir.metrics).read()[0])
@@ -139,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
     finally:
         for tracker in trackers:
             tracker.close()
-    _publish(run_dir, network, state, folder, scene, info, stage)
+    _publish(run_dir, network, state, folder, scene, replace(info, views=make_views(network, data)), stage)
     return 0
 
 
@@ -305,20 +309,23 @@ def _publish(run_dir: RunDir, network: Network, state: TrainingState, folder: Pa
     epoch = best if best in run_dir.checkpoints() else run_dir.checkpoints()[-1]
     load_checkpoint(run_dir.checkpoint(epoch), network, None)
     trust = measure_trust(folder, scene, TrainedModel(network, info, next(network.parameters()).device))
-    save_model(run_dir.model, network, replace(info, train_seconds=round(state.total_seconds, 1), trust=trust.to_json()))
+    train_seconds = round(state.total_seconds, 3)
+    save_model(run_dir.model, network, replace(info, train_seconds=train_seconds, trust=trust.to_json()))
     run_dir.write_state(
         finished_stages=sorted({*run_dir.state().get("finished_stages", []), stage}),
         model_epoch=epoch,
-        train_seconds=round(state.total_seconds, 1),
+        train_seconds=train_seconds,
     )
-    logger.info(
-        "Trained in %s. Model of epoch %d: %s (%.1f MB).",
-        format_seconds(state.total_seconds),
-        epoch,
-        run_dir.model,
-        model_bytes(run_dir.model) / 1e6,
-    )
+    how = f"Trained in {format_seconds(state.total_seconds)}. Model of epoch {epoch}" if state.total_steps else "Model"
+    logger.info("%s: %s (%.1f MB).", how, run_dir.model, model_bytes(run_dir.model) / 1e6)
 
 
-def _weights(network: Network) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
+def _beginning(recipe: Recipe, data: TrainingSet, network: Network, device: torch.device, stage: int) -> str:
+    """What the stage does with what."""
+    images = f"{data.num_real} images" + (f" and {data.num_extra} extra ones" if data.num_extra else "")
+    labelled = int(data.valid.sum())
+    if stage == 1 and not recipe.training.n_iters and isinstance(network, LandmarkNet):
+        points = len(data.point[: data.num_real][data.valid[: data.num_real]].unique())
+        return f"Took {network.count} landmarks from the {points} points of {images} ({labelled} labelled keypoints); nothing is trained."
+    weights = sum(parameter.numel() for parameter in network.parameters())
+    return f"Training on {images} ({labelled} labelled keypoints), {weights} weights, on {device}."

@@ -32,6 +32,8 @@ def run(args: argparse.Namespace) -> int:
     run_dir, metrics = _files(args.run)
     reader = MetricsReader(metrics)
     records = reader.read()[0]
+    if not records and _is_finished(run_dir, 1):
+        raise InputError(f"{metrics} has no records.", "Nothing was trained, and there were no validation images: nothing is to be seen.")
     if not records and not args.follow:
         raise InputError(f"{metrics} has no records yet.", "Wait for the first step of the training, or use --follow.")
     link = VisdomLink(args.env or _name(run_dir, metrics), args.server, args.port)
@@ -55,11 +57,15 @@ def _follow(link: VisdomLink, sender: Sender, reader: MetricsReader, run_dir: Ru
             sender = Sender(link, run_dir.view)
         last = records[-1:] or last
         sender.take(records)
-        finished = not records and bool(last) and last[0].get("stage") in run_dir.state().get("finished_stages", [])
+        finished = not records and _is_finished(run_dir, last[0].get("stage") if last else 1)
         sent = sender.round(last=finished)
         if finished:
             return sent
         time.sleep(SEND_SECONDS)
+
+
+def _is_finished(run_dir: RunDir, stage: int | None) -> bool:
+    return stage in run_dir.state().get("finished_stages", [])
 
 
 def _files(path: Path) -> tuple[RunDir, Path]:

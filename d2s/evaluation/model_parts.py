@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from d2s.regressor.model_files import POSE_FIELD, WEIGHTS, is_checkpoint_file, model_bytes
+from d2s.regressor.model_files import POSE_FIELD, VIEWS, WEIGHTS, is_checkpoint_file, model_bytes
 
 PARTS = (("landmarks", ("landmarks", "xyz", "dense")),)
 """Names of parts, and the tensors or modules that make them; all else is the network."""
@@ -31,6 +31,8 @@ def model_parts(path: Path) -> dict[str, int]:
         parts[part] += size
     if (folder / POSE_FIELD).is_file():
         parts["from the map to the given poses"] = (folder / POSE_FIELD).stat().st_size
+    if (folder / VIEWS).is_file():
+        parts["mapping views"] = (folder / VIEWS).stat().st_size
     parts["description"] = model_bytes(path) - sum(parts.values())
     return {name: size for name, size in parts.items() if size > 0}
 

@@ -46,10 +46,10 @@ def ranking_tolerance(idx_eval: int, scene: Scene) -> tuple[float, float]:
 def sweep_checkpoint(
     epoch: int, localizer: Localizer, scene: Scene, queries: Sequence[tuple[SceneImage, LocalFeatures]], tolerance: tuple[float, float]
 ) -> list[SweepEntry]:
-    """One entry per threshold; the network runs once per image."""
+    """One entry per threshold, the model's own among them; the network runs once per image."""
     predicted = [(image, *localizer.predict(features)) for image, features in queries]
     entries = []
-    for threshold in THRESHOLDS:
+    for threshold in sorted({localizer.threshold, *THRESHOLDS}):
         poses = {}
         for image, features, xyz, reliability in predicted:
             result = localizer.solve(features, xyz, reliability, scene.camera(image), threshold)
@@ -76,5 +76,5 @@ def best_entry(entries: Iterable[SweepEntry]) -> SweepEntry:
 def sweep_table(entries: Iterable[SweepEntry]) -> str:
     """Text of `best.txt`, best first: epoch, med_t (scene unit), med_R (degrees), ratio (the recall that ranks), uncer_thres."""
     ranked = sorted(entries, key=SweepEntry.rank)
-    lines = [f"{e.epoch} {e.median_t:.6f} {e.median_r_deg:.4f} {e.recall:.4f} {e.threshold:.2f}" for e in ranked]
+    lines = [f"{e.epoch} {e.median_t:.6f} {e.median_r_deg:.4f} {e.recall:.4f} {e.threshold:g}" for e in ranked]
     return "\n".join(["# epoch med_t med_R ratio uncer_thres", *lines]) + "\n"

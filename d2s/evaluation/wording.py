@@ -56,7 +56,9 @@ def duration(seconds: float | None) -> str:
     """Seconds as s or min."""
     if not seconds:
         return NONE
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+    if seconds >= 120:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds:.0f} s" if seconds >= 1 else f"{seconds:.1g} s"
 
 
 def recalls(metrics: Mapping[str, Any]) -> list[tuple[str, float]]:

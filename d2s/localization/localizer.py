@@ -22,6 +22,7 @@ from d2s.geometry.camera import parse_camera
 from d2s.localization.base import PoseEstimate, PoseEstimator
 from d2s.localization.cameras import CameraChooser
 from d2s.localization.doubt import CERTAIN, doubt
+from d2s.localization.effort import DEFAULT_EFFORT, Effort, Question, try_harder
 from d2s.localization.guided import refine_by_map
 from d2s.localization.prior import as_prior, choose, search_near, wide_radius
 from d2s.localization.query_camera import estimate_pose, settle
@@ -55,13 +56,16 @@ class Localizer:
         device: str = "cpu",
         weights: str | os.PathLike[str] | None = None,
         min_confidence: float | None = None,
+        effort: Effort = DEFAULT_EFFORT,
     ) -> None:
         self.regressor, self.info = regressor, regressor.info
         self.judge = Judge(Calibration.from_json(self.info.trust), min_confidence, field=self.info.pose_field)
         self.cameras = CameraChooser(None, self.info.cameras, self.info.extra.get(EXIF_FOCAL))
         self.estimator = estimator or make_estimator(max_error=self.info.max_error)
         self.threshold = self.info.reliability_threshold if threshold is None else threshold
-        self._extractor, self._device = extractor, device
+        self.effort = effort
+        self._extractor, self.device = extractor, device
+        self._extractors: dict[int, Extractor] = {}
         self._weights = None if weights is None else Path(weights)
 
     @staticmethod
@@ -72,13 +76,17 @@ class Localizer:
         max_error: float | None = None,
         weights: str | os.PathLike[str] | None = None,
         min_confidence: float | None = None,
+        effort: str = DEFAULT_EFFORT.level,
+        budget_ms: float | None = None,
         max_wrong: float | None = None,
     ) -> Localizer:
         """The localizer of a model folder, checkpoint folder or model file.
 
         `pnp`: poselib, pycolmap or opencv. `max_error`: RANSAC threshold in pixels of the original image (default: the model's).
-        `weights`: file of the feature network, where it is not found by itself. `min_confidence`: see the class. `max_wrong`: in its
-        place, the share of photos that may get a wrong pose, see `d2s.localization.risk`. Raises InputError.
+        `weights`: file of the feature network, where it is not found by itself. `min_confidence`: see the class.
+        `effort`: fast, auto or most, and `budget_ms`, the milliseconds after which nothing more is tried: see `d2s.localization.effort`.
+        `max_wrong`: in place of `min_confidence`, the share of photos that may get a wrong pose, see `d2s.localization.risk`.
+        Raises InputError.
         """
         from d2s.regressor.model_files import load_model  # loads torch, which a localizer around another regressor does not need
 
@@ -89,16 +97,24 @@ class Localizer:
             logger.info(promise(max_wrong, min_confidence))
         regressor = load_model(Path(path), device=device)
         estimator = make_estimator(pnp, regressor.info.max_error if max_error is None else max_error)
-        return Localizer(regressor, estimator, device=device, weights=weights, min_confidence=min_confidence)
+        spend = Effort(effort, budget_ms)
+        return Localizer(regressor, estimator, device=device, weights=weights, min_confidence=min_confidence, effort=spend)
 
     @property
     def extractor(self) -> Extractor:
         """The feature extractor that the model was trained with."""
-        if self._extractor is None:
+        return self._extractor or self.extractor_of(1)
+
+    def extractor_of(self, times: int) -> Extractor:
+        """The same feature, but so many times as many keypoints of an image. Raises WeightsError."""
+        if times not in self._extractors:
             from d2s.features.table import extractor_from_settings
 
-            self._extractor = extractor_from_settings(self.info.features, self._device, self._weights)
-        return self._extractor
+            settings = dict(self.info.features)
+            if times > 1:
+                settings["num_keypoints"] *= times
+            self._extractors[times] = extractor_from_settings(settings, self.device, self._weights)
+        return self._extractors[times]
 
     def prepare(self) -> None:
         """Load the feature network now rather than with the first image. Raises WeightsError."""
@@ -126,6 +142,8 @@ class Localizer:
             known = self.cameras.choose((image.shape[1], image.shape[0]), photo) if camera is None else as_camera(camera)
             features = self.extract(image, known, turns)
         result = self._localize(features, known, ms, prior)
+        if prior is None:
+            result = try_harder(self, result, Question(image, turns or 0, known, features), start)
         result.ms["total"] = 1e3 * (time.perf_counter() - start)
         return result
 
@@ -204,17 +222,20 @@ class Localizer:
 
     def landmarks(self) -> LandmarkMap:
         """The landmarks that a search near a prior compares. Raises InputError for a model that has none."""
-        found = self._known_landmarks()
+        found = self.known_landmarks()
         if found is None:
             raise InputError("This model has no landmarks to search near a pose prior.", "Train model 3, or leave the prior out.")
         return found
 
-    def _known_landmarks(self) -> LandmarkMap | None:
+    def known_landmarks(self) -> LandmarkMap | None:
+        """The landmarks, None for a model that has none."""
         return self.regressor.landmark_map() if isinstance(self.regressor, HasLandmarks) else None
 
-    def predict(self, features: LocalFeatures) -> tuple[LocalFeatures, NDArray[np.float32], NDArray[np.float32]]:
-        """The best features, as many as the model was trained with, and their scene coordinates (N, 3) and reliabilities (N,)."""
-        features = features.top(self.info.num_keypoints)
+    def predict(self, features: LocalFeatures, times: int = 1) -> tuple[LocalFeatures, NDArray[np.float32], NDArray[np.float32]]:
+        """The best features, as many as the model was trained with or `times` as many, and their scene coordinates (N, 3) and
+        reliabilities (N,).
+        """
+        features = features.top(times * self.info.num_keypoints)
         if len(features) == 0:  # a black image: nothing for the network to look at
             return features, np.zeros((0, 3), np.float32), np.zeros(0, np.float32)
         return features, *self.regressor.predict(features)
@@ -226,20 +247,23 @@ class Localizer:
         reliability: NDArray[np.float32],
         camera: pycolmap.Camera | None,
         threshold: float | None = None,
+        matches: tuple[NDArray[np.float32], NDArray[np.bool_]] | None = None,
     ) -> LocalizationResult:
         """Pose from what the network said, xyz (N, 3) and reliability (N,), about N features; `threshold` replaces the own one.
 
-        `camera`: None where it is unknown; the result has the one that was used.
+        `camera`: None where it is unknown; the result has the one that was used. `matches`: scene points (N, 3) and which of them count
+        (N,), found in another way (`d2s.localization.effort`); what the network said then only casts its doubt.
         """
         ms: dict[str, float] = {}
         with _timed(ms, "pnp"):
             used = select_reliable(reliability, self.threshold if threshold is None else threshold)
-            landmarks = self._known_landmarks()
+            points, count = (xyz, used) if matches is None else matches
+            landmarks = self.known_landmarks()
             # Mutual matches count alike: on another day a right one looks no more certain than a wrong one does in the recording.
-            weights = reliability[used] if landmarks is None else None
-            first = features.keypoints[used], xyz[used], features.image_size
+            weights = reliability[count] if landmarks is None else None
+            first = features.keypoints[count], points[count], features.image_size
             found = estimate_pose(self.estimator, *first, camera, weights, float(self.info.extra.get(CAMERA_GAIN, 1.0)))
-            result, seen_by = self._result(found, features, xyz, reliability, used), found.camera or camera
+            result, seen_by = self._result(found, features, points, reliability, count), found.camera or camera
             if landmarks is not None and seen_by is not None:
                 result = self._look_again(result, features, landmarks, seen_by)
             result = settle(result, found, camera, self.estimator.max_error)
@@ -284,9 +308,8 @@ class Localizer:
         guided = refine_by_map(result.cam_from_map, features, landmarks, camera, self.estimator.max_error, known)
         if guided is None:
             return result
-        pose = guided.cam_from_map
-        found = {"xyz": guided.xyz, "used": guided.used, "inliers": guided.inliers}
-        return replace(result, cam_from_world=self._in_world(pose), cam_from_map=pose, **found)
+        pose, inliers = guided.cam_from_map, guided.inliers
+        return replace(result, cam_from_world=self._in_world(pose), cam_from_map=pose, xyz=guided.xyz, used=guided.used, inliers=inliers)
 
     def _in_world(self, cam_from_map: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
         """The pose in the frame of the poses that the map was made from."""

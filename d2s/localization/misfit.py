@@ -34,8 +34,8 @@ KEPT = 0.95
 MARGIN = 0.02
 """Principal points lie off the middle by so much of the longer image side in photos that nobody cropped."""
 CHANCE = 6.0
-"""Three more numbers to fit take 3 / (2 n) of the error of n points by chance alone: four times that is clear. Without this, two of 13 right
-cameras of Gerrard Hall asked from its side were replaced, on 29 and 69 inliers."""
+"""Three more numbers to fit take 3 / (2 n) of the error of n points by chance alone: four times that is clear. Without this, two of 13
+right cameras of Gerrard Hall asked from its side were replaced, on 29 and 69 inliers."""
 FEWEST = 20
 """Inliers below which a camera is not questioned."""
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from d2s.features.base import LocalFeatures
 from d2s.geometry.pose_field import PoseField
 from d2s.regressor.landmark_map import LandmarkMap
+from d2s.regressor.views import Views
 
 EXIF_FOCAL, CAMERA_GAIN = "exif_focal", "camera_gain"
 
@@ -23,6 +24,7 @@ class ModelInfo:
     `reliability_threshold`: keypoints with a reliability above it go to PnP. `max_error`: RANSAC inlier threshold in pixels of the
     original image. `cameras`: the camera strings of the mapping images. `bounds`: (2, 3) minimum and maximum of the mapped points.
     `pose_field`: from the map's frame to that of the given poses, where the map was made at refined ones; in a file of its own.
+    `views`: the mapping images of a model with landmarks, in a file of its own; None in models of earlier versions.
     `trust`: what the validation images say of poses here (`d2s.localization.trust.Calibration`); empty where nothing was measured.
     `extra[CAMERA_GAIN]`: how well the cameras fit the mapping images, see `d2s.localization.misfit.gain`.
     `extra[EXIF_FOCAL]`: camera string -> focal length in pixels in the EXIF data of its photos, of the cameras whose photos have one.
@@ -41,6 +43,7 @@ class ModelInfo:
     seed: int = 0
     extra: dict[str, Any] = field(default_factory=dict)
     pose_field: PoseField | None = field(default=None, repr=False, compare=False)
+    views: Views | None = field(default=None, repr=False, compare=False)
     trust: dict[str, Any] = field(default_factory=dict)
 
 

@@ -26,10 +26,11 @@ from d2s.regressor.landmarks import LandmarkNet
 from d2s.regressor.network import D2SNet
 from d2s.regressor.pose_field_file import load_pose_field, save_pose_field
 from d2s.regressor.precision import resolve_precision
+from d2s.regressor.views import load_views, save_views
 from d2s.scene.atomic import atomic_path, read_json, write_json
 
 FORMAT_VERSION = 2
-WEIGHTS, DESCRIPTION, POSE_FIELD = "model.safetensors", "model.json", "pose_field.safetensors"
+WEIGHTS, DESCRIPTION, POSE_FIELD, VIEWS = "model.safetensors", "model.json", "pose_field.safetensors", "views.safetensors"
 
 
 Network = D2SNet | LandmarkNet
@@ -104,12 +105,15 @@ def write_model(folder: Path, network: Network, info: ModelInfo, exact: bool = F
     description = {
         "format_version": FORMAT_VERSION,
         "network": {**dataclasses.asdict(network.config), "descriptor_dim": network.descriptor_dim, **_landmark_count(network)},
-        "info": dataclasses.asdict(dataclasses.replace(info, pose_field=None)),
+        "info": dataclasses.asdict(dataclasses.replace(info, pose_field=None, views=None)),
         "weights_sha256": sha256_of(folder / WEIGHTS),
     }
     if info.pose_field is not None:
         save_pose_field(folder / POSE_FIELD, info.pose_field)
         description["pose_field_sha256"] = sha256_of(folder / POSE_FIELD)
+    if info.views is not None:
+        save_views(folder / VIEWS, info.views)
+        description["views_sha256"] = sha256_of(folder / VIEWS)
     write_json(folder / DESCRIPTION, description)
 
 
@@ -143,6 +147,9 @@ def load_model(path: Path, device: str | torch.device = "cpu", precision: str = 
     if "pose_field_sha256" in description:
         _require_described(folder / POSE_FIELD, description["pose_field_sha256"])
         info = dataclasses.replace(info, pose_field=load_pose_field(folder / POSE_FIELD))
+    if "views_sha256" in description and isinstance(network, LandmarkNet):
+        _require_described(folder / VIEWS, description["views_sha256"])
+        info = dataclasses.replace(info, views=load_views(folder / VIEWS, len(info.cameras), network.count))
     try:
         network.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()})
     except (SafetensorError, RuntimeError) as error:
@@ -204,5 +211,5 @@ def model_bytes(path: Path) -> int:
     if is_checkpoint_file(path):
         return Path(path).stat().st_size
     folder = Path(path).parent if Path(path).suffix == ".safetensors" else Path(path)
-    files = (folder / name for name in (WEIGHTS, DESCRIPTION, POSE_FIELD))
+    files = (folder / name for name in (WEIGHTS, DESCRIPTION, POSE_FIELD, VIEWS))
     return sum(file.stat().st_size for file in files if file.is_file())

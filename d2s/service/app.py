@@ -47,8 +47,15 @@ class Service:
 
     def __init__(self, settings: ServiceSettings, load: Load | None = None) -> None:
         self.settings, self.limits = settings, settings.limits
-        least = settings.min_confidence
-        load = load or partial(Localizer.load, device=settings.device, weights=settings.weights, min_confidence=least)
+        least, effort = settings.min_confidence, settings.effort
+        load = load or partial(
+            Localizer.load,
+            device=settings.device,
+            weights=settings.weights,
+            min_confidence=least,
+            effort=effort.level,
+            budget_ms=effort.budget_ms,
+        )
         self.catalogue = Catalogue(settings.scenes, self.limits.loaded_scenes, load)
         self.worker = Worker(self.limits.queue, Upkeep())
         self.metrics = Metrics()

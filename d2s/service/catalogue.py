@@ -108,7 +108,11 @@ class Catalogue:
         for other in self._loaded.values():
             if other.info.features == localizer.info.features:
                 localizer = Localizer(
-                    localizer.regressor, localizer.estimator, other.extractor, min_confidence=localizer.judge.min_confidence
+                    localizer.regressor,
+                    localizer.estimator,
+                    other.extractor,
+                    min_confidence=localizer.judge.min_confidence,
+                    effort=localizer.effort,
                 )
                 break
         localizer.prepare()

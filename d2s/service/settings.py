@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from d2s.errors import InputError
+from d2s.localization.effort import Effort
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MIN_KEY = 8
+BUDGET_MS = 1000.0
+"""Milliseconds after which nothing more is tried for a hard photo: clients wait, and so do those behind them."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Limits:
 class ServiceSettings:
     """Everything that a worker process needs to know: names of scenes with their model folders, limits, keys (none: open to all).
 
+    `effort`: what a hard photo is worth, others wait for it meanwhile.
     `min_confidence`: poses that are right with a lower probability are refused (None: the localizer's own threshold).
     """
 
@@ -51,6 +55,7 @@ class ServiceSettings:
     preload: bool = False
     board: Path | None = None
     min_confidence: float | None = None
+    effort: Effort = Effort("auto", BUDGET_MS)
 
 
 def parse_scenes(texts: Iterable[str]) -> dict[str, Path]:

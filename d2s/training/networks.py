@@ -15,6 +15,7 @@ from d2s.regressor.landmark_map import principal_directions, spatial_order
 from d2s.regressor.landmarks import LandmarkNet, select_landmarks
 from d2s.regressor.model_files import Network
 from d2s.regressor.network import D2SNet
+from d2s.regressor.views import MOST_VIEWS, Views
 from d2s.training.data import TrainingSet
 from d2s.training.objective import LandmarkObjective, Objective, RegressionObjective
 
@@ -138,16 +139,35 @@ def _landmark_of_point(chosen: Tensor, points: int) -> Tensor:
 
 
 def _landmarks_by_place(network: LandmarkNet, data: TrainingSet) -> Tensor:
-    """The landmark (P,) of each of the data's points, -1 for none, found by its coordinates, which both have to the last bit.
+    """The landmark (P,) of each of the data's points, -1 for none, found by its coordinates, which both have to the last bit; of a point
+    with several descriptors the first, which is their mean.
 
     The network may be older than the data: a later stage may bring further points, and the landmarks must stay what they are.
     """
-    places = {place.tobytes(): landmark for landmark, place in enumerate(network.xyz.detach().cpu().float().numpy())}
+    numbered = list(enumerate(network.xyz.detach().cpu().float().numpy()))
+    places = {place.tobytes(): landmark for landmark, place in reversed(numbered)}
     index = torch.full((data.num_points,), -1, dtype=torch.long)
     xyz, point = data.xyz[data.valid].numpy(), data.point[data.valid].numpy()
     numbers, first = np.unique(point, return_index=True)
     index[torch.from_numpy(numbers)] = torch.tensor([places.get(xyz[row].tobytes(), -1) for row in first])
     return index
+
+
+def make_views(network: Network, data: TrainingSet) -> Views | None:
+    """The mapping images that a model keeps, where it has landmarks."""
+    if not isinstance(network, LandmarkNet):
+        return None
+    posed = torch.nonzero(data.has_pose[: data.num_real]).ravel().numpy()
+    images = posed[np.unique(np.linspace(0, len(posed) - 1, min(len(posed), MOST_VIEWS)).astype(int))]
+    landmark = _landmarks_by_place(network, data)
+    seen = [np.unique(landmark[data.point[image][data.valid[image]]].numpy()) for image in images]
+    seen = [rows[rows >= 0] for rows in seen]
+    return Views(
+        data.cam_from_world[images].numpy().astype(np.float64),
+        data.camera[images].numpy(),
+        np.cumsum([0, *map(len, seen)]),
+        np.concatenate(seen),
+    )
 
 
 def make_objective(recipe: Recipe, data: TrainingSet, network: Network, device: torch.device) -> Objective:

@@ -82,7 +82,8 @@ def _step_text(record: dict[str, Any]) -> str:
 
 
 def _validation_text(record: dict[str, Any]) -> str:
-    return f"validation at epoch {record['epoch']}: {_errors_text(record)} ({record['n']} images)"
+    when = f"at epoch {record['epoch']}" if record["epoch"] else "without training"
+    return f"validation {when}: {_errors_text(record)} ({record['n']} images)"
 
 
 def _errors_text(record: dict[str, Any]) -> str:

@@ -96,7 +96,8 @@ def reconstruct(
         def models() -> list[pycolmap.Reconstruction]:
             with TemporaryDirectory(dir=folder) as written:
                 found = pycolmap.incremental_mapping(str(database), folder, written, pipeline, next_image_callback=count)
-            return sorted(found.values(), key=lambda model: -model.num_reg_images())
+            held = [model for model in found.values() if model.num_points3D()]  # photos from one spot may end without any
+            return sorted(held, key=lambda model: -model.num_reg_images())
 
         ranked = models()
         if _size(ranked) < max(MIN_IMAGES, SMALL_SHARE * len(scene.images)):

@@ -48,7 +48,7 @@ def test_a_killed_augmentation_ends_as_an_undisturbed_one(tiny, augmented, tmp_p
 
 
 def test_training_takes_the_copies(augmented, tmp_path):
-    steps = ["--set", "training.max_minutes=0", "--set", "training.n_iters=4", "--visdom", "off"]
+    steps = ["--set", "model.blocks=1", "--set", "training.max_minutes=0", "--set", "training.n_iters=4", "--visdom", "off"]
     output = augmented.d2s("train", *augmented.scene(tmp_path, "run"), *steps, "--augment", "true")
     assert "Training on 28 images and 56 extra ones" in output
     assert json.loads((tmp_path / "run" / "state.json").read_text())["extra_images"]["1"]["augment"]["images"] == 56

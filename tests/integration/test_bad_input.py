@@ -12,7 +12,7 @@ import pytest
 from d2s.cli import main, run_module
 from d2s.scene.manifest import Scene
 
-STEPS = ["--visdom", "off", "--set", "training.n_iters=4", "--set", "training.max_minutes=0"]
+STEPS = ["--visdom", "off", "--set", "model.blocks=1", "--set", "training.n_iters=4", "--set", "training.max_minutes=0"]
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +232,8 @@ def test_other_settings_and_another_scene_are_refused(tiny, scene_copy, run_copy
     ("arguments", "expected"),
     [
         (["--set", "training.foo=1"], "unknown key training.foo (from --set)"),
-        (["--set", "training.n_iters=0"], "training.n_iters = 0 (from --set): must be >= 1"),
+        (["--set", "training.n_iters=-1"], "training.n_iters = -1 (from --set): must be >= 0"),
+        (["--set", "training.n_iters=0", "--model", "2"], "training.n_iters = 0 leaves model 2 untrained"),
         (["--set", "nonsense"], "not section.key=value"),
         (["--set", "a.b=1", "--set", "model.heads=0"], "unknown key a.b (from --set); model.heads = 0"),
         (["--config_file", "{missing}"], "missing does not exist"),

@@ -10,7 +10,8 @@ from d2s.cli import run_module
 
 from .conftest import kill_d2s
 
-STEPS = ["--set", "training.max_minutes=0", "--set", "training.n_iters=28", "--set", "logging.print_freq=1", "--visdom", "off"]
+CHANGES = ("model.blocks=2", "training.max_minutes=0", "training.n_iters=28", "logging.print_freq=1")
+STEPS = [*(text for change in CHANGES for text in ("--set", change)), "--visdom", "off"]
 LAST_EPOCH = 4  # 28 images, 4 a step
 
 CLOCK = ("seconds", "seconds_left")

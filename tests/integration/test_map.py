@@ -51,7 +51,7 @@ def write_photos(folder, walk) -> None:
 def test_photos_become_a_model_with_a_verdict(tiny, walk, tmp_path):
     write_photos(tmp_path / "hall", walk)
     command = ["map", tmp_path / "hall", "--out", tmp_path / "place", "--features", "sift", "--num_keypoints", "1000", "--cudaid", "-1"]
-    command += ["--set", "training.n_iters=30", "--set", "model.width=32", "--scale", "IMG_1.jpg IMG_16.jpg 2.5"]
+    command += ["--scale", "IMG_1.jpg IMG_16.jpg 2.5"]
     process = tiny.start(*command)
     for line in process.stdout:
         if line.startswith("== Learning the place"):
@@ -177,8 +177,8 @@ def write_turned_video(path, walk) -> None:
 
 
 def map_quickly(given, out) -> dict:
-    """`d2s map` in this process, with a network too small to be good; what map.json tells."""
-    options = ["--features", "sift", "--num_keypoints", "1000", "--cudaid", "-1", "--set", "training.n_iters=30", "--set", "model.width=32"]
+    """`d2s map` in this process; what map.json tells."""
+    options = ["--features", "sift", "--num_keypoints", "1000", "--cudaid", "-1"]
     assert run_module("map", [str(given), "--out", str(out), *options]) == 0
     return json.loads((out / "map.json").read_text())
 

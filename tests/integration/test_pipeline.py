@@ -6,6 +6,7 @@ import configparser
 import csv
 import json
 import math
+import re
 import shutil
 
 import h5py
@@ -24,7 +25,7 @@ from d2s.geometry.camera import format_camera
 from d2s.localization.trust import general_constants
 from d2s.scene.manifest import Scene
 
-STEPS = ["--set", "training.max_minutes=0", "--set", "training.n_iters=14", "--set", "logging.print_freq=1", "--visdom", "off"]
+STEPS = ["--set", "model.blocks=2", "--set", "training.max_minutes=0", "--set", "training.n_iters=14", "--set", "logging.print_freq=1"]
 RESULT_KEYS = {"image", "success", "reason", "qvec", "tvec", "center", "inliers", "kept", "extracted", "confidence", "ms"}
 TRUST_KEYS = {"sigma_t", "sigma_r_deg", "covariance", "refused_pose"}
 RECALLS = {"1cm1deg", "2cm2deg", "3cm3deg", "5cm5deg", "10cm10deg", "25cm2deg", "50cm5deg", "500cm10deg"}
@@ -36,9 +37,9 @@ METRICS = {
 
 @pytest.fixture(scope="module")
 def logs(tiny, tmp_path_factory):
-    """A run of the default recipe, trained, evaluated on queries and mapping images, each as a process of its own."""
+    """A run of model 3 with attention, trained, evaluated on queries and mapping images, each as a process of its own."""
     folder = tmp_path_factory.mktemp("logs")
-    tiny.d2s("train", *tiny.scene(folder, "run"), *STEPS)
+    tiny.d2s("train", *tiny.scene(folder, "run"), *STEPS, "--visdom", "off")
     tiny.d2s("eval", *tiny.scene(folder, "run"), "--out", folder / "out", "--eval_train", "1")
     return folder
 
@@ -215,6 +216,39 @@ def test_the_model_says_how_far_it_can_be_trusted_and_refuses_other_places(tiny,
     assert_allclose(strict.refused_pose, found.cam_from_world)
 
 
+def test_the_default_recipe_trains_nothing_and_says_so(tiny, tmp_path):
+    output = tiny.d2s("train", *tiny.scene(tmp_path, "run"), "--visdom", "off")
+    took, validated, model = output.splitlines()
+    counts = re.fullmatch(r"Took (\d+) landmarks from the (\d+) points of 28 images .*; nothing is trained\.", took)
+    landmarks, points = map(int, counts.groups())
+    assert pycolmap.Reconstruction(str(tiny.folder / "sfm")).num_points3D() >= points > 100
+    assert points < landmarks <= 3 * points  # a small place has room for two more descriptors of each
+    assert re.match(r"validation without training: median 0\.\d+ m, .* 100 % within 5 cm/5 deg", validated)
+    assert re.match(r"Model: .*run/model \(0\.\d MB\)\.", model)
+    (record,) = records(tmp_path / "run")
+    assert (record["kind"], record["step"], record["epoch"]) == ("validation", 0, 0)
+    state = json.loads((tmp_path / "run" / "state.json").read_text())
+    assert (state["finished_stages"], state["model_epoch"]) == ([1], 0) and state["train_seconds"] > 0
+    weights = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert not any("blocks" in name for name in weights)
+    assert "is already finished" in tiny.d2s("train", *tiny.scene(tmp_path, "run"), "--visdom", "off")
+
+
+def test_a_place_without_validation_images_is_mapped_without_training_too(tiny, tmp_path):
+    """No record, no step, and yet a model that localizes, which says what it took."""
+    folder = tmp_path / "demo" / "gallery"
+    shutil.copytree(tiny.folder, folder)
+    manifest = json.loads((folder / "scene.json").read_text())
+    manifest["images"] = [image for image in manifest["images"] if image["split"] != "val"]
+    (folder / "scene.json").write_text(json.dumps(manifest))
+    where = ["--dataset", "demo", "--scene", "gallery", "--data_dir", str(tmp_path), "--log_dir", str(tmp_path), "--name", "run"]
+    assert run_module("train", [*where, "--visdom", "off", "--cudaid", "-1"]) == 0
+    assert records(tmp_path / "run") == []
+    assert run_module("eval", [*where, "--cudaid", "-1"]) == 0
+    metrics = json.loads((tmp_path / "run" / "eval" / "metrics.json").read_text())
+    assert metrics["train_seconds"] > 0 and metrics["recall"]["10cm10deg"] >= 0.8
+
+
 @pytest.mark.parametrize("model", [1, 2])
 def test_an_untrained_regression_fails_as_a_result(tiny, tmp_path, capfd, model):
     command = [*tiny.scene(tmp_path, "run"), "--model", str(model), "--visdom", "off", "--set", "training.n_iters=3"]
@@ -261,8 +295,10 @@ def test_second_stage_of_the_published_recipe(tiny, tmp_path):
 def test_sweep_chooses_checkpoint_and_threshold_on_validation_images(tiny, logs, tmp_path, capfd):
     assert run_module("eval", [*tiny.scene(logs, "run"), "--start_epoch", "1", "--stop_epoch", "3", "--out", str(tmp_path)]) == 0
     assert "Best on validation: epoch" in capfd.readouterr().out
-    table = (tmp_path / "best.txt").read_text()
-    assert len(table.splitlines()) > 4
+    table = [line.split() for line in (tmp_path / "best.txt").read_text().splitlines()[1:]]
+    own = str(d2s.Localizer.load(logs / "run" / "model").threshold)
+    thresholds = [own, "0.5", "0.55", "0.6", "0.65", "0.7", "0.75", "0.8"]  # the model's own, and the published ones
+    assert sorted((row[0], row[-1]) for row in table) == sorted((epoch, threshold) for epoch in "12" for threshold in thresholds)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["model"].rsplit("_", 1)[1] in ("001", "002")
     assert metrics["split"] == "test"

@@ -135,7 +135,8 @@ def test_finished_labels_are_kept_and_other_options_refused(updated):
 
 def test_training_takes_them(updated, tmp_path):
     where = ["--dataset", "demo", "--scene", "gallery", "--data_dir", updated.data_dir, "--log_dir", tmp_path, "--name", "run"]
-    steps = ["--set", "training.max_minutes=0", "--set", "training.n_iters=4", "--visdom", "off", "--cudaid", "-1"]
+    changes = ["model.blocks=1", "training.max_minutes=0", "training.n_iters=4"]
+    steps = [*(text for change in changes for text in ("--set", change)), "--visdom", "off", "--cudaid", "-1"]
     updated.tiny.d2s("train", *where, *steps, "--unlabel", "--unlabel_rate", "0.5")
     assert (tmp_path / "run" / "model").is_dir()
 

@@ -13,11 +13,13 @@ import time
 import urllib.request
 from importlib import util
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from d2s.cli import main
+from d2s.commands import watch
 from d2s.commands.validation_view import ViewWriter
 from d2s.localization.result import LocalizationResult
 from d2s.scene.manifest import Scene
@@ -30,7 +32,7 @@ pytestmark = pytest.mark.skipif(util.find_spec("visdom") is None, reason="visdom
 
 # `python -m visdom.server` downloads the scripts of its page first, which these tests must not.
 SERVER = "from visdom.server.run_server import start_server; start_server({port}, '127.0.0.1', '', {folder!r}, bind_local=True)"
-STEPS = ["--set", "training.max_minutes=0", "--set", "logging.print_freq=2"]
+STEPS = ["--set", "model.blocks=2", "--set", "training.max_minutes=0", "--set", "logging.print_freq=2"]
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -115,6 +117,12 @@ def wait_for(condition, seconds: float = 120.0) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.05)
+
+
+def finished(run: Path) -> Path:
+    """The run, whose first stage is finished."""
+    (run / "state.json").write_text('{"finished_stages": [1]}')
+    return run
 
 
 def step(number: int) -> dict[str, object]:
@@ -321,9 +329,10 @@ def test_following_goes_on_until_the_run_is_finished(tiny, run_folder, lasting):
     [
         (lambda run: run / "nowhere", "does not exist"),
         (lambda run: (run / "metrics.jsonl").write_text("") or run, "has no records yet"),
+        (lambda run: (run / "metrics.jsonl").write_text("") or finished(run), "Nothing was trained, and there were no validation images"),
         (lambda run: run, "No Visdom server answers"),
     ],
-    ids=["no run", "no records", "no server"],
+    ids=["no run", "no records", "nothing trained", "no server"],
 )
 def test_watch_says_in_one_line_what_is_missing(run_folder, capsys, broken, says):
     port = free_port()
@@ -333,6 +342,32 @@ def test_watch_says_in_one_line_what_is_missing(run_folder, capsys, broken, says
     assert (printed.out + printed.err).count("\n") == 1
     if says.startswith("No Visdom"):
         assert f"http://localhost:{port} (Connection refused). Start one: python -m visdom.server -port {port}." in printed.err
+
+
+def test_a_recipe_that_trains_nothing_shows_its_validation_and_no_empty_window(tiny, tmp_path, lasting):
+    output = tiny.d2s("train", *tiny.scene(tmp_path, "untrained"), "--visdom", "on", "--visdom_port", lasting)
+    assert "session" not in output and "Visdom is gone" not in output
+    live = contents(lasting, "untrained")
+    assert set(live) == {"val_error", "val_recall", POINTS_WINDOW, KEYPOINTS_WINDOW}
+    assert [curve(lasting, "untrained", "val_error", trace) for trace in ("median_t", "median_r_deg")] == [[0], [0]]
+    assert curve(lasting, "untrained", "val_recall", "recall") == [0]
+    for follow in ([], ["--follow"]):
+        tiny.d2s("watch", tmp_path / "untrained", "--port", lasting, "--env", "replayed", *follow)
+        assert contents(lasting, "replayed") == live
+
+
+def test_following_a_run_that_has_nothing_to_show_ends_when_it_is_finished(run_folder, lasting, monkeypatch):
+    (run_folder / "metrics.jsonl").write_text("")
+    pauses = []
+
+    def pause(seconds):
+        pauses.append(seconds)
+        assert len(pauses) < 3, "it goes on"
+        finished(run_folder)
+
+    monkeypatch.setattr(watch, "time", SimpleNamespace(sleep=pause))
+    assert main(["watch", str(run_folder), "--port", str(lasting), "--follow"]) == 0
+    assert len(pauses) == 1
 
 
 def test_watching_costs_little(lasting):

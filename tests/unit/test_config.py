@@ -57,6 +57,13 @@ def test_all_problems_are_reported_at_once(tmp_path):
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("model", [1, 2])
+def test_a_regression_network_must_be_trained(model):
+    with pytest.raises(ConfigError, match=rf"training.n_iters = 0 leaves model {model} untrained, and.*configsV{model}.ini trains it"):
+        load_recipe(CONFIGS / "fast.ini", values={"model.model": model})
+    assert load_recipe(CONFIGS / "fast.ini", ["training.n_iters=1"], {"model.model": model}).training.n_iters == 1
+
+
 def test_width_must_fit_the_heads():
     with pytest.raises(ConfigError, match="divisible"):
         load_recipe(None, ["model.width=255"])

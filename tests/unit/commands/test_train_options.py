@@ -7,6 +7,7 @@ from PIL import Image
 
 from d2s.commands.options import Parser
 from d2s.commands.train import add_arguments, exif_focal, recipe_from_args
+from d2s.errors import ConfigError
 from d2s.geometry.camera import format_camera, make_camera
 from d2s.regressor.base import EXIF_FOCAL
 from d2s.scene.manifest import Scene, SceneImage
@@ -23,7 +24,7 @@ def recipe(*options: str):
     [
         (("--seed", "7"), "training", "seed", 7),
         (("--max_minutes", "2.5"), "training", "max_minutes", 2.5),
-        (("--model", "1"), "model", "model", 1),
+        (("--model", "1", "--set", "training.n_iters=9"), "model", "model", 1),
         (("--set", "model.blocks=3"), "model", "blocks", 3),
         (("--set", "training.seed=4", "--set", "optimization.lr=1e-2"), "optimization", "lr", 1e-2),
         (("--config_file", "configs/configsV1.ini"), "optimization", "lr_decay", 0.6),
@@ -32,6 +33,12 @@ def recipe(*options: str):
 def test_options_change_the_recipe(options, section, key, value):
     assert getattr(getattr(recipe(*options), section), key) == value
     assert getattr(getattr(recipe(), section), key) != value
+
+
+def test_a_regression_network_asks_for_a_recipe_that_trains():
+    with pytest.raises(ConfigError, match="leaves model 2 untrained"):
+        recipe("--model", "2")
+    assert recipe("--model", "2", "--config_file", "configs/configsV2.ini").training.n_iters > 0
 
 
 def test_a_model_knows_what_the_mapping_photos_say_of_their_focal_length(tmp_path):

@@ -40,6 +40,7 @@ def test_distances(t, units, extent, text):
 
 def test_other_words():
     assert wording.size(4_312_334) == "4.3 MB" and wording.size(900) == "0.9 kB" and wording.duration(90) == "90 s"
+    assert wording.duration(1.4) == "1 s" and wording.duration(0.64) == "0.6 s" and wording.duration(0.012) == "0.01 s"
     assert wording.duration(630) == "10.5 min" and wording.duration(0) == "-" and wording.share(0.6841) == "68.4 %"
     assert wording.angle(math.inf) == "-" and wording.milliseconds(None) == "-"
 

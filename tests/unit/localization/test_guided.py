@@ -38,35 +38,71 @@ def off(size: float) -> np.ndarray:
     return pose.compose(motion(size * np.array([1, -1, 0.5, 2, 1, -2])), TRUE)
 
 
+def nothing(features: LocalFeatures) -> tuple[np.ndarray, np.ndarray]:
+    """No match is known of these features."""
+    return np.zeros((len(features), 3), np.float32), np.zeros(len(features), dtype=bool)
+
+
 def test_a_rough_pose_becomes_precise() -> None:
     features, landmarks = place()
-    found = refine_by_map(off(0.01), features, landmarks, CAMERA, MAX_ERROR)
+    found = refine_by_map(off(0.01), features, landmarks, CAMERA, MAX_ERROR, nothing(features))
     assert found is not None
     before, after = pose.pose_error(off(0.01), TRUE), pose.pose_error(found.cam_from_map, TRUE)
     assert after[0] < 0.1 * before[0]
     assert after[1] < 0.1 * before[1]
-    assert len(found.rows) > 500
-    assert found.inliers.mean() > 0.95
+    assert found.used.sum() > 500
+    assert found.inliers[found.used].mean() > 0.95 and not found.inliers[~found.used].any()
 
 
-def test_rows_and_points_belong_together() -> None:
+def test_keypoints_and_points_belong_together() -> None:
     features, landmarks = place(noise=0.0)
-    found = refine_by_map(TRUE, features, landmarks, CAMERA, MAX_ERROR)
+    found = refine_by_map(TRUE, features, landmarks, CAMERA, MAX_ERROR, nothing(features))
     assert found is not None
-    pixels, _ = project(CAMERA, pose.transform(TRUE, found.xyz))
-    np.testing.assert_allclose(pixels, features.keypoints[found.rows], atol=1e-3)
-    assert len(np.unique(found.rows)) == len(found.rows)
+    pixels, _ = project(CAMERA, pose.transform(TRUE, found.xyz[found.used]))
+    np.testing.assert_allclose(pixels, features.keypoints[found.used], atol=1e-3)
+    assert len(np.unique(found.xyz[found.used], axis=0)) == found.used.sum() > 500
+
+
+def test_known_matches_stay_where_nothing_is_found() -> None:
+    """Ten keypoints look like no landmark of the map; what the first pose matched them with is right, and wrong for five others."""
+    features, landmarks = place(noise=0.0)
+    unlike, misled, unknown = np.arange(10), np.arange(10, 15), np.arange(15, 20)
+    changed = features.descriptors.copy()
+    changed[unlike] = changed[unknown] = 1 / np.sqrt(changed.shape[1])
+    features = LocalFeatures(features.keypoints, features.scores, changed, features.image_size)
+    xyz, used = nothing(features)
+    xyz[unlike] = landmarks.xyz[np.argmax(place(noise=0.0)[0].descriptors[unlike] @ landmarks.descriptors.T, axis=1)]
+    xyz[misled] = landmarks.xyz[:5] + 1
+    used[unlike] = used[misled] = True
+    known = xyz.copy(), used.copy()
+    found = refine_by_map(off(0.003), features, landmarks, CAMERA, MAX_ERROR, known)
+    assert found is not None
+    assert found.used[unlike].all() and found.inliers[unlike].all()
+    np.testing.assert_array_equal(found.xyz[unlike], xyz[unlike])
+    pixels, _ = project(CAMERA, pose.transform(TRUE, found.xyz[misled]))
+    np.testing.assert_allclose(pixels, features.keypoints[misled], atol=1e-3)  # what is found takes the place of what was known
+    assert not found.used[unknown].any() and not found.inliers[unknown].any()
+    np.testing.assert_array_equal(known[0], xyz)  # the caller's arrays are its own
+    np.testing.assert_array_equal(known[1], used)
+
+
+def test_known_matches_alone_are_no_support() -> None:
+    features, landmarks = place()
+    known = np.zeros((len(features), 3), np.float32), np.ones(len(features), dtype=bool)
+    strange = LandmarkMap(landmarks.descriptors[::-1], landmarks.xyz, landmarks.min_similarity)
+    assert refine_by_map(TRUE, features, strange, CAMERA, MAX_ERROR, known) is None
 
 
 def test_landmarks_that_look_otherwise_are_no_support() -> None:
     features, landmarks = place()
     shuffled = LandmarkMap(landmarks.descriptors[::-1], landmarks.xyz, landmarks.min_similarity)
-    assert refine_by_map(TRUE, features, shuffled, CAMERA, MAX_ERROR) is None
+    assert refine_by_map(TRUE, features, shuffled, CAMERA, MAX_ERROR, nothing(features)) is None
 
 
 def test_a_pose_that_looks_elsewhere_is_no_support() -> None:
     features, landmarks = place()
-    assert refine_by_map(pose.compose(motion(np.array([0, np.pi, 0, 0, 0, 0.0])), TRUE), features, landmarks, CAMERA, MAX_ERROR) is None
+    backwards = pose.compose(motion(np.array([0, np.pi, 0, 0, 0, 0.0])), TRUE)
+    assert refine_by_map(backwards, features, landmarks, CAMERA, MAX_ERROR, nothing(features)) is None
 
 
 class FewLandmarks:

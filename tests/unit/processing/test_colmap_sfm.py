@@ -329,6 +329,18 @@ def test_photos_taken_straight_ahead_are_placed_and_those_from_one_spot_say_so(c
         reconstructed_focal_length(Place.along_a_corridor(camera, 0.0), 500, known=True)
 
 
+def test_photos_without_a_point_are_no_model(monkeypatch):
+    """COLMAP hands out such a model of photos from one spot, or does not, as the noise of the matches has it."""
+    place = Place(CAMERAS["pinhole"], num_images=3)
+    model = triangulate(place.scene, place.keypoints, place.matches(), SfmOptions())
+    for point in list(model.points3D):
+        model.delete_point3D(point)
+    assert model.num_reg_images() == 3
+    monkeypatch.setattr(reconstruction.pycolmap, "incremental_mapping", lambda *_, **__: {0: model})
+    with pytest.raises(ReconstructionError, match="No model could be started from 3 photos"):
+        reconstruct(place.scene, place.features.__getitem__, place.matches(), True, SfmOptions())
+
+
 @pytest.mark.parametrize(("photos", "enough"), [(12, True), (31, False)])
 def test_three_photos_are_a_place_of_few_only(photos, enough):
     place = Place(CAMERAS["pinhole"], num_images=3)

@@ -27,6 +27,12 @@ def test_console_gives_the_median_otherwise(caplog):
     assert caplog.messages == ["validation at epoch 3: median 0.0123 m, 0.50 deg, 75 % within 5 cm/5 deg (4 images)"]
 
 
+def test_console_says_what_is_reached_without_training(caplog):
+    caplog.set_level("INFO")
+    Console().log({**VALIDATION, "epoch": 0, "median_t": 0.0123, "median_r_deg": 0.5, "n_failed": 0, "recall": 0.75})
+    assert caplog.messages == ["validation without training: median 0.0123 m, 0.50 deg, 75 % within 5 cm/5 deg (4 images)"]
+
+
 def test_an_infinite_median_is_null_in_the_file(tmp_path):
     lines = JsonLines(tmp_path / "metrics.jsonl", 0)
     lines.log({**VALIDATION, "median_t": None})
