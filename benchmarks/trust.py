@@ -1,11 +1,12 @@
 """Trust measured: photos of other places refused, recall lost to refusals, confidences against facts, errors against covariances.
 
-Learns the constants of d2s/localization/trust.json from mapping and validation images (--fit writes them; without it, those that are
-there are measured), and measures on test images alone. Beside the figures of the shipped constants stand those of constants that were
-learnt without the measured place and its photos: what a place that nobody has seen may expect. Results go to
-benchmarks/results/trust.json and into the table of docs/trust.md.
+Learns the constants of d2s/localization/trust.json from photos of the mapping recording, of other days, with simulated changes, and of
+other places (--fit writes them; without it, those that are there are measured). Figures are those of constants that were learnt without the
+measured place, all its models and photos: what a place that nobody has seen may expect. Beside them stand those of the shipped constants,
+which have seen all places. Results go to benchmarks/results/trust.json and into the table of docs/trust.md.
 
-    python benchmarks/trust.py --runs benchmark_runs [--only gerrard fox …] [--fit]         # the folder of benchmarks/accuracy.py
+    python benchmarks/trust.py --other_day benchmark_runs [--only statue fox …] [--fit]     # the folder of benchmarks/other_day.py
+    python benchmarks/trust.py --runs benchmark_runs [--fit]                                # the folder of benchmarks/accuracy.py
     python benchmarks/trust.py --pair SCENE_FOLDER MODEL_FOLDER [--pair …] [--fit]
 
 Collecting takes about 0.2 s an image; `--again` uses what the last call collected in --work.
@@ -29,6 +30,7 @@ from scipy.stats import chi2
 from d2s.errors import InputError
 from d2s.evaluation.reliability import expected_calibration_error, reliability_bins, wilson
 from d2s.localization.calibration import Observation, calibrate
+from d2s.localization.risk import LEAST
 from d2s.localization.signals import SIGNALS
 from d2s.localization.trust import WIDER, Calibration, Constants, general_constants
 from d2s.localization.trust import probability as logistic_of
@@ -37,8 +39,9 @@ from d2s.scene.atomic import read_json, write_json, write_text
 sys.path.insert(0, str(Path(__file__).parent))  # run as a script or loaded by a test: its neighbours are found either way
 import accuracy
 import trust_data
+from other_day_data import ROWS
 from page import replaced
-from trust_data import LEARN, MEASURE, Photos, Place, collect, load_place
+from trust_data import AS_IT_IS, CONDITIONS, Photos, Place, collect, load_other_day, load_place
 
 RESULTS = Path(__file__).parent / "results" / "trust.json"
 CONSTANTS = Path(trust_data.__file__).parents[1] / "d2s" / "localization" / "trust.json"
@@ -57,9 +60,10 @@ ALIKE_PENALTY = 0.01
 """Weight of the squared constants of look-alikes: few photos show any."""
 AGAINST = ("residual", "angle")
 """Signals that can only speak against a pose; the others only for it. A fit to few places must not learn the opposite."""
-FINE = 0.2
-"""Share of the tolerance that the finer recall asks for: 5 cm where 25 cm are right, 1 % of the extent where 5 % are; the same angle."""
+CLOSE_DEGREES = 5.0
 PARTS = ("shipped", "unseen_place")
+OWN = "own place"
+OWN_COLUMNS = ("own place: recall", "wrong poses")
 Row = dict[str, Any]
 
 
@@ -70,7 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, help="work folder of benchmarks/accuracy.py: all its rows that have a model")
     parser.add_argument("--only", nargs="+", metavar="ROW", help="rows of --runs to take")
     parser.add_argument("--work", type=Path, default=Path("benchmark_runs/trust"), help="features and rows (default: benchmark_runs/trust)")
-    parser.add_argument("--most", type=int, default=60, help="images of each place and purpose at most (default: 60)")
+    parser.add_argument("--other_day", type=Path, help="work folder of benchmarks/other_day.py: all its places that have a model")
+    parser.add_argument("--most", type=int, default=60, help="mapping images of each place at most, validation first (default: 60)")
+    parser.add_argument("--others", type=int, default=24, help="photos of each other place at most (default: 24)")
     parser.add_argument("--degraded", type=int, default=2, help="degraded versions of each image of the right place (default: 2)")
     parser.add_argument(
         "--alike", nargs="+", default=[], metavar="DATASET/SCENE", help="places whose models see all of each other's photos"
@@ -79,9 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--fit", action="store_true", help="write new constants")
     args = parser.parse_args(argv)
     rows = read_json(args.work / "rows.json") if args.again else collect_all(places_of(args), args)
-    constants = fit(rows[LEARN]) if args.fit else general_constants()
+    constants = fit(rows) if args.fit else general_constants()
     if args.fit:
-        write_json(CONSTANTS, {"signals": list(SIGNALS), **asdict(constants), "learnt_from": about(rows[LEARN])})
+        found = {"conditions": conditions(rows), "learnt_from": about(rows)}
+        write_json(CONSTANTS, {"signals": list(SIGNALS), **asdict(constants), **found})
     report = {"machine": accuracy.machine(), **measure(rows, constants), "alike": look_alikes(rows, constants, args.alike)}
     write_json(RESULTS, report)
     write_text(PAGE, with_table(PAGE.read_text(encoding="utf-8"), report))
@@ -91,31 +98,38 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def places_of(args: argparse.Namespace) -> list[Place]:
     """The pairs of the command line. Raises InputError when there are fewer than two places: each is the other's negative."""
-    found = [load_place(Path(scene), Path(model), Path(model).parent.name) for scene, model in args.pair]
+    found = [load_place(Path(scene), Path(model), Path(model).parent.name, args.work) for scene, model in args.pair]
     for model in sorted(args.runs.glob("*/logs/*/model")) if args.runs else ():
         row = model.parents[2]
         if row.name == model.parent.name and (not args.only or row.name in args.only):
-            found += [load_place(folder.parent, model, row.name) for folder in row.glob("dataset/*/*/scene.json")]
+            found += [load_place(folder.parent, model, row.name, args.work) for folder in row.glob("dataset/*/*/scene.json")]
+    for home in sorted({args.other_day / row.place for row in ROWS.values()}) if args.other_day else ():
+        if (home / "logs" / "seed0" / "model").is_dir() and (not args.only or home.name in args.only):
+            found.append(load_other_day(home))
     if len({place.where for place in found}) < 2:
         raise InputError(f"{len(found)} models of fewer than two places: there are no photos of other places.", "Name more with --pair.")
     return found
 
 
-def collect_all(places: Sequence[Place], args: argparse.Namespace) -> dict[str, list[Row]]:
-    """Rows to learn from and rows to measure on, of all models; those of each model are printed as they come."""
-    photos, rows = Photos(args.work), {LEARN: [], MEASURE: []}  # type: ignore[var-annotated]
+def collect_all(places: Sequence[Place], args: argparse.Namespace) -> list[Row]:
+    """Rows of all models; those of each model are counted as they come."""
+    photos, rows = Photos(args.work), list[Row]()
     for place in places:
-        for purpose in (LEARN, MEASURE):
-            new = collect(places, place, photos, purpose, args.most, args.degraded, args.alike)
-            rows[purpose] += new
-            print(f"{place.name}, {purpose}: {len(new)} images, {sum(row['found'] for row in new)} with a pose", flush=True)
+        new = collect(places, place, photos, args.most, args.degraded, args.others, args.alike)
+        rows += new
+        print(f"{place.name}: {len(new)} photos, {sum(row['found'] for row in new)} with a pose", flush=True)
         write_json(args.work / "rows.json", rows)
     return rows
 
 
 def is_right(row: Row) -> bool:
     """Whether a row's pose is within its tolerance; a pose in another place is wrong."""
-    return observation(row, 0.0).is_right(row["tolerance"])
+    return observation(row, 0.0).is_right(*row["tolerance"])
+
+
+def is_close(row: Row) -> bool:
+    """Whether a row's pose is within 5 cm or 5 % of the extent, and 5 degrees: the recall that refusals may not cost."""
+    return observation(row, 0.0).is_right(row["close"], CLOSE_DEGREES)
 
 
 def observation(row: Row, score: float) -> Observation:
@@ -136,7 +150,7 @@ def fit(rows: Sequence[Row]) -> Constants:
 
 def logistic(rows: Sequence[Row]) -> Constants:
     """Both factors of the probability from rows with a pose, and the factor of covariances without a calibration."""
-    found = [row for row in rows if row["found"]]
+    found = [row for row in rows if "signals" in row]
     plain = [row for row in found if not is_alike(row)]
     signals, right = np.array([row["signals"] for row in plain]), np.array([is_right(row) for row in plain])
     start = Constants(tuple(signals.mean(axis=0)), tuple(signals.std(axis=0) + 1e-6), (), 0.0, (0.0, 0.0), THRESHOLDS[0], 1.0)
@@ -189,12 +203,12 @@ def choose_threshold(rows: Sequence[Row]) -> float:
 
 def probability(row: Row, constants: Constants, calibration: Calibration = Calibration()) -> float:  # noqa: B008  # frozen
     """Confidence of a row; 0 without a pose."""
-    return 0.0 if not row["found"] else logistic_of(constants.score(np.array(row["signals"]), row["doubt"]) + calibration.shift)
+    return 0.0 if "signals" not in row else logistic_of(constants.score(np.array(row["signals"]), row["doubt"]) + calibration.shift)
 
 
 def evidence(row: Row, constants: Constants) -> float:
     """What the default refusal goes by; 0 without a pose."""
-    return 0.0 if not row["found"] else logistic_of(constants.evidence(np.array(row["signals"])))
+    return 0.0 if "signals" not in row else logistic_of(constants.evidence(np.array(row["signals"])))
 
 
 def general_factor(found: Sequence[Row]) -> float:
@@ -204,9 +218,14 @@ def general_factor(found: Sequence[Row]) -> float:
 
 
 def by_model(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Rows of untouched photos of the model's own place, by model."""
+    """Rows of photos of the model's own place that were neither degraded nor mapped from, by model."""
     models = sorted({row["model"] for row in rows})
-    return {name: [row for row in rows if row["model"] == name and is_own(row) and row["kind"] == "as it is"] for name in models}
+    return {name: [row for row in rows if row["model"] == name and is_own(row) and is_query(row)] for name in models}
+
+
+def is_query(row: Row) -> bool:
+    """Whether a photo is what a user may ask: as it is, and not one that the map was made from."""
+    return bool(row["kind"] == AS_IT_IS and (not is_own(row) or row["split"] != "train"))
 
 
 def normalised(rows: Sequence[Row], calibration: Calibration | None = None, factor: float = 1.0) -> NDArray[np.float64]:
@@ -228,42 +247,56 @@ def error_factor(rows: Sequence[Row], calibration: Calibration | None = None, fa
 
 def about(rows: Sequence[Row]) -> dict[str, Any]:
     """What constants were learnt from."""
-    found = [row for row in rows if row["found"]]
+    poses = [row for row in rows if "signals" in row]
     return {
         "models": sorted({row["model"] for row in rows}),
         "images": len(rows),
-        "poses": len(found),
-        "right": sum(is_right(row) for row in found),
+        "poses": len(poses),
+        "right": sum(is_right(row) for row in poses),
         "other_places": sum(not is_own(row) for row in rows),
     }
 
 
-def measure(rows: dict[str, list[Row]], constants: Constants) -> dict[str, Any]:
-    """All figures: of the shipped constants with every place's calibration, and of constants that never saw the place."""
-    calibrations = {name: calibration_of(own, constants) for name, own in by_model(rows[LEARN]).items()}
-    shipped = [(row, probability(row, constants, calibrations[row["model"]])) for row in rows[MEASURE]]
-    judged = [(row, evidence(row, constants)) for row in rows[MEASURE]]
-    stranger, judged_stranger = (unseen(rows[LEARN], rows[MEASURE], what) for what in (probability, evidence))
+def conditions(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """For every condition how many photos were asked, and the confidences of wrong poses by constants that never saw their place."""
+    scored = unseen(rows, [row for row in rows if is_query(row)], probability)
+    asked = {row["condition"] for row, _ in scored}
+    return {name: condition([(row, p) for row, p in scored if row["condition"] == name]) for name in CONDITIONS if name in asked}
+
+
+def condition(scored: Sequence[tuple[Row, float]]) -> dict[str, Any]:
+    """See `d2s.localization.risk.Condition`."""
+    wrong = sorted((p for row, p in scored if row["found"] and not is_right(row) and p >= LEAST), reverse=True)
+    return {"photos": len(scored), "wrong": [round(p, 6) for p in wrong]}
+
+
+def measure(rows: Sequence[Row], constants: Constants) -> dict[str, Any]:
+    """All figures: of the shipped constants, and of constants that never saw the place."""
+    calibrations = {name: calibration_of(own, constants) for name, own in by_model(rows).items()}
+    queries = [row for row in rows if is_query(row)]
+    shipped = [(row, probability(row, constants, calibrations[row["model"]])) for row in queries]
+    judged = [(row, evidence(row, constants)) for row in queries]
+    stranger, judged_stranger = (unseen(rows, queries, what) for what in (probability, evidence))
     return {
         "constants": asdict(constants),
-        "learnt_from": about(rows[LEARN]),
-        "measured_on": about(rows[MEASURE]),
+        "learnt_from": about(rows),
+        "measured_on": about(queries),
         "calibrations": {name: asdict(calibration) for name, calibration in calibrations.items()},
         "shipped": figures(shipped, judged, constants.threshold),
         "unseen_place": figures(stranger, judged_stranger, constants.threshold),
-        "covariance": {name: covariance_figures(own, calibrations[name], constants) for name, own in by_model(rows[MEASURE]).items()},
+        "covariance": {name: covariance_figures(own, calibrations[name], constants) for name, own in by_model(queries).items()},
     }
 
 
-def look_alikes(rows: dict[str, list[Row]], constants: Constants, alike: Collection[str]) -> dict[str, Any]:
+def look_alikes(rows: Sequence[Row], constants: Constants, alike: Collection[str]) -> dict[str, Any]:
     """Of all photos of the places `alike`, shown to models of the others: how many have a pose, and how many are accepted by the constants
     and by such as never saw any of these places. Poses that are no more than chance count as found: it is those that are learnt from.
     """
-    shown = [row for part in rows.values() for row in part if not is_own(row) and {row["where"], row["shown"]} <= set(alike)]
-    rest = [row for row in rows[LEARN] if not {row["where"], row["shown"]} & set(alike)]
+    shown = [row for row in rows if not is_own(row) and {row["where"], row["shown"]} <= set(alike)]
+    rest = [row for row in rows if not {row["where"], row["shown"]} & set(alike)]
     stranger = logistic(rest) if shown else constants
     accepted, unseen_places = (sum(evidence(row, one) >= constants.threshold for row in shown) for one in (constants, stranger))
-    found = sum(row["found"] for row in shown)
+    found = sum("signals" in row for row in shown)
     return {"places": sorted(alike), "photos": len(shown), "poses": found, "accepted": accepted, "accepted_unseen": unseen_places}
 
 
@@ -271,7 +304,9 @@ def calibration_of(own: Sequence[Row], constants: Constants) -> Calibration:
     """The record that a training would end with: from the validation images."""
     rows = [row for row in own if row["split"] == "val"]
     scores = [constants.score(np.array(row["signals"]), row["doubt"]) if row["found"] else -math.inf for row in rows]
-    return calibrate([observation(row, score) for row, score in zip(rows, scores, strict=True)], own[0]["tolerance"])
+    none = Observation(-math.inf, None, None)
+    seen = [observation(row, score) if row["found"] else none for row, score in zip(rows, scores, strict=True)]
+    return calibrate(seen, *own[0]["tolerance"])
 
 
 def unseen(learn: Sequence[Row], rows: Sequence[Row], what: Callable[[Row, Constants], float]) -> list[tuple[Row, float]]:
@@ -286,23 +321,27 @@ def unseen(learn: Sequence[Row], rows: Sequence[Row], what: Callable[[Row, Const
 
 
 def figures(scored: Sequence[tuple[Row, float]], judged: Sequence[tuple[Row, float]], threshold: float) -> dict[str, Any]:
-    """Refusals and reliability; rows with their confidence (`scored`), and with what the default refusal goes by (`judged`)."""
-    untouched, own = ([(row, p) for row, p in rows if is_own(row) and row["kind"] == "as it is"] for rows in (scored, judged))
+    """Refusals and reliability; queries with their confidence (`scored`), and with what the default refusal goes by (`judged`)."""
+    own = [(row, p) for row, p in judged if is_own(row)]
     return {
-        "other_places": {"all": other_places(judged, threshold), **_each_model(judged, other_places, threshold)},
-        "own_place": {"all": own_place(own, threshold), **_each_model(own, own_place, threshold)},
+        "other_places": {"all": other_places(judged, threshold), **_each("model", judged, other_places, threshold)},
+        "own_place": {
+            "all": own_place(own, threshold),
+            **_each("model", own, own_place, threshold),
+            **_each("condition", own, own_place, threshold),
+        },
         "thresholds": {f"{t:g}": [other_places(judged, t)["share"], own_place(own, t)["lost"]] for t in (0.1, 0.3, 0.5, 0.7, 0.9)},
         "reliability": {
-            "test photos": reliability(untouched),
-            "test photos, as they are and degraded": reliability([(row, p) for row, p in scored if is_own(row)]),
+            OWN: reliability([(row, p) for row, p in scored if is_own(row)]),
+            **{name: reliability([(row, p) for row, p in scored if row["condition"] == name]) for name in CONDITIONS},
             "everything": reliability(scored),
         },
     }
 
 
-def _each_model(scored: Sequence[tuple[Row, float]], what: Any, threshold: float) -> dict[str, Any]:
-    models = sorted({row["model"] for row, _ in scored})
-    return {name: what([(row, p) for row, p in scored if row["model"] == name], threshold) for name in models}
+def _each(key: str, scored: Sequence[tuple[Row, float]], what: Any, threshold: float) -> dict[str, Any]:
+    names = sorted({row[key] for row, _ in scored})
+    return {name: what([(row, p) for row, p in scored if row[key] == name], threshold) for name in names}
 
 
 def other_places(scored: Sequence[tuple[Row, float]], threshold: float) -> dict[str, Any]:
@@ -320,10 +359,9 @@ def other_places(scored: Sequence[tuple[Row, float]], threshold: float) -> dict[
 
 
 def own_place(scored: Sequence[tuple[Row, float]], threshold: float) -> dict[str, Any]:
-    """Recall with and without refusals, within the tolerance and within a fifth of it; wrong poses before and after."""
-    right = np.array([is_right(row) for row, _ in scored])
-    fine = np.array([observation(row, 0.0).is_right(FINE * row["tolerance"]) for row, _ in scored])
-    found = np.array([row["found"] for row, _ in scored])
+    """Recall with and without refusals, of right poses and of close ones; wrong poses before and after."""
+    found = np.array([row["found"] for row, _ in scored], dtype=bool)
+    right, close = (np.array([row["found"] and test(row) for row, _ in scored], dtype=bool) for test in (is_right, is_close))
     accepted = found & (np.array([p for _, p in scored]) >= threshold)
     n = max(len(scored), 1)
     return {
@@ -331,8 +369,9 @@ def own_place(scored: Sequence[tuple[Row, float]], threshold: float) -> dict[str
         "recall_without": right.sum() / n,
         "recall": (right & accepted).sum() / n,
         "lost": (right & ~accepted).sum() / n,
-        "fine_recall_without": fine.sum() / n,
-        "fine_recall": (fine & accepted).sum() / n,
+        "close_recall_without": close.sum() / n,
+        "close_recall": (close & accepted).sum() / n,
+        "close_lost": (close & ~accepted).sum() / n,
         "wrong_without": int((found & ~right).sum()),
         "wrong": int((accepted & ~right).sum()),
     }
@@ -371,11 +410,12 @@ def describe(report: dict[str, Any]) -> str:
     for name in PARTS:
         part = report[name]
         lines.append(f"{name}: threshold {report['constants']['threshold']:g}")
-        for model in part["own_place"]:
-            others, own = part["other_places"][model], part["own_place"][model]
+        for name, own in part["own_place"].items():
+            others = part["other_places"].get(name, {"accepted": 0, "photos": 0, "poses": 0})
             lines.append(
-                f"  {model:<22} other places: {others['accepted']}/{others['photos']} accepted ({others['poses']} before); own: "
-                f"recall {100 * own['recall_without']:.1f} -> {100 * own['recall']:.1f} %, wrong {own['wrong_without']} -> {own['wrong']}"
+                f"  {name:<22} other places: {others['accepted']}/{others['photos']} accepted ({others['poses']} before); own: recall "
+                f"{100 * own['close_recall_without']:.1f} -> {100 * own['close_recall']:.1f} %, "
+                f"wrong {own['wrong_without']} -> {own['wrong']}"
             )
         lines += [f"  ECE {100 * one['ece']:.1f} % of {one['poses']} poses: {which}" for which, one in part["reliability"].items()]
     for model, one in report["covariance"].items():
@@ -389,25 +429,36 @@ def with_table(text: str, report: dict[str, Any]) -> str:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The page's table: one row per model."""
-    columns = (
-        "model",
-        "photos of other places",
-        "accepted",
-        "own place: recall",
-        "wrong poses",
-        "error / stated",
-        "within the 95 % ellipsoid",
-    )
-    rows = [_table_row(name, report) for name in report["shipped"]["own_place"]]
-    ece = {part: 100 * report[part]["reliability"]["test photos, as they are and degraded"]["ece"] for part in PARTS}
-    number = report["shipped"]["reliability"]["test photos, as they are and degraded"]["poses"]
+    """The page's tables: one row per model, one per condition."""
+    columns = ("model", "photos of other places", "accepted", *OWN_COLUMNS, "error / stated", "within the 95 % ellipsoid")
+    rows = [_table_row(name, report) for name in ("all", *report["covariance"])]
+    by_condition = [_condition_row(name, report) for name in CONDITIONS if name in report["shipped"]["own_place"]]
     return (
-        "".join("| " + " | ".join(row) + " |\n" for row in (columns, ("---",) * len(columns), *rows))
+        _lines((columns, ("---",) * len(columns), *rows))
+        + "\n"
+        + _lines((("photos", *OWN_COLUMNS, "calibration error"), ("---",) * 4, *by_condition))
         + f"\nThreshold {report['constants']['threshold']:g}. Accepted, recall and wrong poses: without refusals → with them (in brackets: "
         "by constants that never saw the place).\n"
-        f"Confidence and share of right poses differ by {ece['shipped']:.1f} % ({ece['unseen_place']:.1f} %) on average\n"
-        f"over {number} poses in test photos, as they are and degraded.\n" + _alike_line(report["alike"])
+        "Recall within 5 cm, or 5 % of the extent, and 5°. Calibration error: by how much confidence and share of right poses differ on "
+        "average.\n" + _alike_line(report["alike"])
+    )
+
+
+def _lines(rows: Sequence[Sequence[str]]) -> str:
+    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+
+
+def _condition_row(name: str, report: dict[str, Any]) -> tuple[str, ...]:
+    ece = [100 * report[part]["reliability"][name]["ece"] for part in PARTS]
+    return name, *_own_cells(name, report), f"{ece[0]:.1f} ({ece[1]:.1f}) %"
+
+
+def _own_cells(name: str, report: dict[str, Any]) -> tuple[str, str]:
+    """Recall and wrong poses."""
+    own, new = (report[part]["own_place"][name] for part in PARTS)
+    return (
+        f"{100 * own['close_recall_without']:.1f} → {100 * own['close_recall']:.1f} ({100 * new['close_recall']:.1f}) %",
+        f"{own['wrong_without']} → {own['wrong']} ({new['wrong']}) of {own['photos']}",
     )
 
 
@@ -419,21 +470,13 @@ def _alike_line(alike: dict[str, Any]) -> str:
 
 
 def _table_row(name: str, report: dict[str, Any]) -> tuple[str, ...]:
-    (others, own), (new_others, new_own) = ((report[part][what][name] for what in ("other_places", "own_place")) for part in PARTS)
+    others, new = (report[part]["other_places"][name] for part in PARTS)
     covariance = report["covariance"].get(name)
-    errors = (
-        ("", "")
-        if covariance is None
-        else (f"{covariance['calibrated'] or covariance['general_factor']:.2f}", f"{100 * covariance['within_95']:.0f} %")
-    )
-    return (
-        name,
-        str(others["photos"]),
-        f"{others['poses']} → {others['accepted']} ({new_others['accepted']})",
-        f"{100 * own['recall_without']:.1f} → {100 * own['recall']:.1f} ({100 * new_own['recall']:.1f}) %",
-        f"{own['wrong_without']} → {own['wrong']} ({new_own['wrong']}) of {own['photos']}",
-        *errors,
-    )
+    errors = ("", "")
+    if covariance is not None and covariance["poses"]:
+        errors = f"{covariance['calibrated'] or covariance['general_factor']:.2f}", f"{100 * covariance['within_95']:.0f} %"
+    accepted = f"{others['poses']} → {others['accepted']} ({new['accepted']})"
+    return name, str(others["photos"]), accepted, *_own_cells(name, report), *errors
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 """What `benchmarks/trust.py` learns from and measures on: results of models on photos of their own place and of all others.
 
-Right place: mapping and validation images to learn from, test images to measure on, each as it is and degraded (few keypoints, part of
-the view, blurred descriptors), so that there are poses of every quality. Other places: photos of all other scenes, with cameras of
-their own. To learn from, poses count that are no more than chance too.
+Right place: mapping and validation images, each as it is and degraded (few keypoints, part of the view, blurred descriptors), so that there
+are poses of every quality; test images of the same recording; photos of another day and simulated changes, as `benchmarks/other_day.py`
+asks them. Other places: photos of all other scenes, with cameras of their own. Poses that are no more than chance are kept, and marked.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,42 +18,79 @@ import numpy as np
 import pycolmap
 from numpy.typing import NDArray
 
+from d2s.evaluation.matching_baseline import extract_queries
 from d2s.evaluation.reliability import right_within
-from d2s.evaluation.score import scene_extent
+from d2s.evaluation.score import METRES, scene_extent
 from d2s.features.base import LocalFeatures, settings_hash
 from d2s.features.extraction import extract_all
 from d2s.features.table import extractor_from_settings
-from d2s.localization import base
+from d2s.localization import base, focal
 from d2s.localization.covariance import in_world, pose_covariance, pose_difference
 from d2s.localization.localizer import Localizer
 from d2s.localization.result import LocalizationResult
 from d2s.localization.signals import signals_of
-from d2s.localization.trust import isotropic
+from d2s.localization.trust import RELATIVE_TOLERANCE, isotropic
 from d2s.scene.feature_store import FeatureReader, FeatureWriter
 from d2s.scene.manifest import Scene, SceneImage
 
-LEARN, MEASURE = "learn", "measure"
-ABSENT = "absent"
+sys.path.insert(0, str(Path(__file__).parent))  # run as a script or loaded by a test: its neighbours are found either way
+from other_day_data import ROWS, other_photos
+
+SAME, DAY, CHANGED, ELSEWHERE = CONDITIONS = ("same recording", "another day", "changed photo", "another place")
+"""Under what conditions photos were asked, see `Asked`."""
+AS_IT_IS = "as it is"
+CLOSE_METRES = 0.05
+SAME_PLACE = {"colmap/redkitchen_other_day": "7scenes/redkitchen"}
+"""Scenes that show a place of another name."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Queries of a model: test images of `scene`, their features in the file `features`, or in none yet. `camera`: whether it is known."""
+
+    name: str
+    condition: str
+    scene: Scene
+    features: Path
+    camera: bool = True
 
 
 @dataclass(frozen=True)
 class Place:
-    """A preprocessed scene and a model of it; `name` says which."""
+    """A preprocessed scene, a model of it, and what it is asked; `name` says which."""
 
     name: str
     folder: Path
     model: Path
     scene: Scene
+    asked: tuple[Asked, ...] = ()
 
     @property
     def where(self) -> str:
         """The place itself: two models of one place see each other's photos rightly."""
-        return f"{self.scene.dataset}/{self.scene.name}"
+        name = f"{self.scene.dataset}/{self.scene.name}"
+        return SAME_PLACE.get(name, name)
 
 
-def load_place(folder: Path, model: Path, name: str) -> Place:
-    """A pair of the command line."""
-    return Place(name, folder, model, Scene.load(folder))
+def load_place(folder: Path, model: Path, name: str, work: Path) -> Place:
+    """A pair of the command line: its own test images, if any, are of the same recording."""
+    scene = Scene.load(folder)
+    return Place(name, folder, model, scene, (Asked(name, SAME, scene, work / f"queries-{name}.h5"),))
+
+
+def load_other_day(home: Path) -> Place:
+    """A place of benchmarks/other_day.py in its folder, with all that its rows ask; its model is that of the first seed."""
+    rows = {name: row for name, row in ROWS.items() if row.place == home.name}
+    case = next(iter(rows.values())).case
+    folder = home / "dataset" / case.dataset / case.scene
+    asked = []
+    for name, row in rows.items():
+        where = folder if row.asked is None else home / "asked" / name
+        condition = DAY if row.asked in (None, other_photos) else CHANGED
+        asked.append(Asked(name, condition, Scene.load(where), home / f"queries-{name}.h5", row.camera))
+    if all(row.asked is not None for row in rows.values()):  # its own test images are no row: they are of the recording
+        asked.append(Asked(home.name, SAME, Scene.load(folder), home / f"queries-{home.name}.h5"))
+    return Place(home.name, folder, home / "logs" / "seed0" / "model", Scene.load(folder), tuple(asked))
 
 
 class Photos:
@@ -63,10 +101,11 @@ class Photos:
 
     def read(self, place: Place, images: Sequence[SceneImage], settings: dict[str, Any]) -> list[LocalFeatures]:
         """Features of the images, in their order."""
-        stored = place.folder / "features.h5"
         found: dict[str, LocalFeatures] = {}
-        if place.scene.features["settings"] == settings and stored.is_file():
-            found |= _read_those(stored, images)
+        asked = [one.features for one in place.asked if one.scene.image_dir == place.scene.image_dir]
+        for stored in (place.folder / "features.h5", *asked):
+            if place.scene.features["settings"] == settings and stored.is_file():
+                found |= _read_those(stored, images)
         left = [image for image in images if image.name not in found]
         if left:
             found |= _read_those(self._extracted(place, left, settings), left)
@@ -74,7 +113,7 @@ class Photos:
 
     def _extracted(self, place: Place, images: Sequence[SceneImage], settings: dict[str, Any]) -> Path:
         names = sorted(image.name for image in images)
-        key = settings_hash({"settings": settings, "names": names})
+        key = settings_hash({"settings": settings, "photos": str(place.scene.image_dir), "names": names})
         path = self.work / f"{place.scene.name}-{settings['name']}-{key}.h5"
         if not path.is_file():
             writer = FeatureWriter(path, settings)
@@ -89,46 +128,63 @@ def _read_those(path: Path, images: Sequence[SceneImage]) -> dict[str, LocalFeat
 
 
 def collect(
-    places: Sequence[Place], place: Place, photos: Photos, purpose: str, most: int, degraded: int, alike: Collection[str] = ()
+    places: Sequence[Place], place: Place, photos: Photos, most: int, degraded: int, others: int, alike: Collection[str] = ()
 ) -> list[dict[str, Any]]:
-    """Rows of one model: at most `most` images of each kind and place, with `degraded` degraded versions of those of its own place.
+    """Rows of one model: what it is asked, at most `most` images of its recording with `degraded` degraded versions of each, and at most
+    `others` photos of every other place.
 
     Of places that are `alike`, models see all of each other's photos: a few of these are what is hardest to refuse.
     """
     localizer = Localizer.load(place.model, min_confidence=0.0)
     rows = []
+    for asked in place.asked:
+        tests = [image for image in asked.scene.split("test") if image.cam_from_world is not None]
+        if tests:
+            extract_queries(asked.scene, asked.scene.split("test"), asked.features)
+        features = _read_those(asked.features, tests) if tests else {}
+        about = {"asked": asked.name, "condition": asked.condition, "kind": AS_IT_IS}
+        for image in tests:
+            camera = asked.scene.camera(image) if asked.camera else None
+            rows.append({**about, **_row(localizer, place, place, image, features[image.name], camera)})
+    images = _spread([image for image in place.scene.split("train", "val") if image.cam_from_world is not None], most)
+    for image, one in zip(images, photos.read(place, images, localizer.info.features), strict=True):
+        for kind, version in [(AS_IT_IS, one), *_degraded(one, image.name, degraded)]:
+            about = {"asked": place.name, "condition": SAME, "kind": kind}
+            rows.append({**about, **_row(localizer, place, place, image, version, place.scene.camera(image))})
     for other in places_to_show(places):
-        own = other.where == place.where
-        images = _images(place if own else other, purpose)
-        if own or not {place.where, other.where} <= set(alike):
-            images = _spread(images, most)
-        features = photos.read(place if own else other, images, localizer.info.features)
-        for image, one in zip(images, features, strict=True):
-            for kind, version in [("as it is", one), *(_degraded(one, image.name, degraded) if own else ())]:
-                with nullcontext() if purpose == MEASURE else chance_poses():
-                    rows.append({"kind": kind, **_row(localizer, place, other, image, version)})
+        if other.where == place.where:
+            continue
+        images = [image for image in other.scene.images if image.cam_from_world is not None]
+        if not {place.where, other.where} <= set(alike):
+            images = _spread(images, others)
+        for image, one in zip(images, photos.read(other, images, localizer.info.features), strict=True):
+            about = {"asked": other.name, "condition": ELSEWHERE, "kind": AS_IT_IS}
+            rows.append({**about, **_row(localizer, place, other, image, one, other.scene.camera(image))})
     return rows
 
 
 @contextmanager
-def chance_poses() -> Iterator[None]:
-    """Also poses that are no more than chance, which are failures otherwise: nothing shows better what wrong ones look like."""
-    test = base.is_by_chance
-    base.is_by_chance = lambda *_: False
+def chance_poses() -> Iterator[list[bool]]:
+    """The first pose that is found stays though it is no more than chance: nothing shows better what wrong ones look like.
+
+    The list says afterwards of every pose that was tested whether it is no more than chance, the first one first.
+    """
+    tests, said = (base.is_by_chance, focal.is_by_chance), list[bool]()
+
+    def noted(*args: Any) -> bool:
+        said.append(tests[0](*args))
+        return said[-1] and len(said) > 1
+
+    base.is_by_chance = focal.is_by_chance = noted
     try:
-        yield
+        yield said
     finally:
-        base.is_by_chance = test
+        base.is_by_chance, focal.is_by_chance = tests
 
 
 def places_to_show(places: Sequence[Place]) -> list[Place]:
-    """Every place once."""
-    return list({place.where: place for place in places}.values())
-
-
-def _images(place: Place, purpose: str) -> list[SceneImage]:
-    splits = ("train", "val") if purpose == LEARN else ("test",)
-    return [image for image in place.scene.split(*splits) if image.cam_from_world is not None]
+    """Every place once, by the first of its models."""
+    return list({place.where: place for place in reversed(places)}.values())
 
 
 def _spread(images: Sequence[SceneImage], most: int) -> list[SceneImage]:
@@ -175,22 +231,28 @@ def _rows(features: LocalFeatures, mask: NDArray[np.bool_]) -> LocalFeatures:
     return LocalFeatures(features.keypoints[mask], features.scores[mask], features.descriptors[mask], features.image_size)
 
 
-def tolerance_of(scene: Scene) -> float:
-    """Distance (scene unit) within which a pose is right."""
-    return right_within(scene.units, scene_extent(scene))[0]
+def close_of(scene: Scene) -> float:
+    """Distance (scene unit) of the recall that refusals may not cost: 5 cm, or 5 % of the extent of the mapping cameras."""
+    return CLOSE_METRES if scene.units == METRES else RELATIVE_TOLERANCE * scene_extent(scene.with_images(scene.split("train", "val")))
 
 
-def _row(localizer: Localizer, place: Place, shown: Place, image: SceneImage, features: LocalFeatures) -> dict[str, Any]:
-    """What came out for one photo. `difference`: the error (6,), None on the wrong place or without a pose."""
-    camera = (place if shown.where == place.where else shown).scene.camera(image)
-    result = localizer.localize_features(features, camera)
+def _row(
+    localizer: Localizer, place: Place, shown: Place, image: SceneImage, features: LocalFeatures, camera: pycolmap.Camera | None
+) -> dict[str, Any]:
+    """What came out for one photo. `difference`: the error (6,), None on the wrong place or without a pose. `found`: whether there is a
+    pose that is more than chance.
+    """
+    with chance_poses() as by_chance:
+        result = localizer.localize_features(features, camera)
+    found = result.cam_from_world is not None and not by_chance[0]
     row: dict[str, Any] = {"model": place.name, "where": place.where, "shown": shown.where, "image": image.name, "split": image.split}
-    row |= {"tolerance": tolerance_of(place.scene), "found": result.cam_from_world is not None, "inliers": result.num_inliers}
-    if result.cam_from_world is None or result.cam_from_map is None:
+    row |= {"tolerance": right_within(place.scene.units, scene_extent(place.scene)), "close": close_of(place.scene)}
+    row |= {"found": found, "inliers": result.num_inliers}
+    if result.cam_from_world is None or result.cam_from_map is None or result.camera is None:
         return row
-    covariance = covariance_of(result, camera)
+    covariance = covariance_of(result, result.camera)
     row["doubt"] = result.doubt
-    row["signals"] = signals_of(result, camera, localizer.estimator.max_error, covariance).tolist()
+    row["signals"] = signals_of(result, result.camera, localizer.estimator.max_error, covariance).tolist()
     if shown.where == place.where and image.cam_from_world is not None:
         row["difference"] = pose_difference(result.cam_from_world, image.cam_from_world).tolist()
         field = localizer.info.pose_field
@@ -204,4 +266,4 @@ def covariance_of(result: LocalizationResult, camera: pycolmap.Camera) -> NDArra
     """Of the pose in the map, from the residuals alone."""
     assert result.cam_from_map is not None
     rows = result.inliers
-    return pose_covariance(result.cam_from_map, result.keypoints[rows].astype(float), result.xyz[rows].astype(float), camera)
+    return pose_covariance(result.cam_from_map, result.keypoints[rows].astype(float), result.xyz[rows].astype(float), camera, result.free)

@@ -23,13 +23,13 @@ MAX_IMAGES = 60
 
 def measure_trust(folder: Path, scene: Scene, model: SceneRegressor) -> Calibration:
     """The record of a model of a preprocessed scene; without validation images, only its tolerance."""
-    tolerance_t, _ = right_within(scene.units, scene_extent(scene))
+    tolerance = right_within(scene.units, scene_extent(scene))
     images = [image for image in scene.split("val") if image.cam_from_world is not None]
     images = images[:: max(1, -(-len(images) // MAX_IMAGES))]
     localizer = Localizer(model, min_confidence=0.0)
     with FeatureReader(folder / FEATURES) as reader:
         observations = [_observation(localizer, scene, image, reader) for image in images]
-    record = calibrate(observations, tolerance_t)
+    record = calibrate(observations, *tolerance)
     logger.debug("Trust from %d validation images: %s.", len(images), record)
     return record
 

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 from d2s.commands.device import add_device, choose_device
-from d2s.commands.options import add_effort, add_min_confidence, flag
+from d2s.commands.options import add_effort, add_max_wrong, add_min_confidence, flag
 from d2s.errors import InputError
 from d2s.evaluation import wording
 from d2s.evaluation.predict import failed
@@ -58,7 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_priors(parser)
     parser.add_argument("--pnp", choices=tuple(ESTIMATORS), default=DEFAULT_ESTIMATOR, help=f"PnP back end (default: {DEFAULT_ESTIMATOR})")
     parser.add_argument("--max_error", type=float, default=None, help="RANSAC inlier threshold in pixels (default: the model's)")
-    add_min_confidence(parser)
+    refusal = parser.add_mutually_exclusive_group()
+    add_min_confidence(refusal)
+    add_max_wrong(refusal)
     add_effort(parser)
     parser.add_argument("--weights", type=Path, default=None, help="file of the feature network, where it is not found by itself")
     add_device(parser)
@@ -129,7 +131,8 @@ def run(args: argparse.Namespace) -> int:
         stack.callback(source.close)
         device = str(choose_device(args.cudaid))
         effort = args.effort, args.budget_ms
-        localizer = Localizer.load(args.model, device, args.pnp, args.max_error, args.weights, args.min_confidence, *effort)
+        settings = args.max_error, args.weights, args.min_confidence, *effort, args.max_wrong
+        localizer = Localizer.load(args.model, device, args.pnp, *settings)
         localizer.prepare()
         localizer.cameras.given = camera
         work = Work(args, localizer, priors, source, stack)

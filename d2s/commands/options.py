@@ -40,6 +40,19 @@ def add_min_confidence(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_max_wrong(parser: argparse._ActionsContainer) -> None:
+    """--max_wrong: None, the default, promises nothing."""
+    parser.add_argument(
+        "--max_wrong",
+        type=_share,
+        default=None,
+        metavar="SHARE",
+        help="refuse so many poses that at most this share of photos gets a wrong one, e.g. 0.05 (see confidence). It holds for "
+        "photos like those it was calibrated on, whatever their mixture: of the mapping recording, of another day or side, with "
+        "simulated changes (night, blur, rain, JPEG, people, longer lens), of other places; see docs/trust.md",
+    )
+
+
 def add_effort(parser: argparse._ActionsContainer, budget_ms: float | None = None) -> None:
     """--effort and --budget_ms, whose default may be a number of milliseconds."""
     from d2s.localization.effort import DEFAULT_EFFORT, LEVELS  # loads torch, which most commands do not need to say what they can

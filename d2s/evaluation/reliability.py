@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from d2s.evaluation.figures import BLUE, GREY, STYLE, svg
 from d2s.evaluation.score import METRES, Score
-from d2s.localization.trust import DEGREES_TOLERANCE, METRES_TOLERANCE, RELATIVE_TOLERANCE
+from d2s.localization.trust import DEGREES_TOLERANCE, METRES_TOLERANCE, RELATIVE_DEGREES_TOLERANCE, RELATIVE_TOLERANCE
 
 Array = NDArray[np.float64]
 EDGES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97, 1.0)
@@ -31,7 +31,7 @@ FEWEST = 5
 
 def right_within(units: str, extent: float) -> tuple[float, float]:
     """Distance (scene unit) and degrees within which a pose is right: what a confidence is the probability of."""
-    return (METRES_TOLERANCE if units == METRES else RELATIVE_TOLERANCE * extent), DEGREES_TOLERANCE
+    return (METRES_TOLERANCE, DEGREES_TOLERANCE) if units == METRES else (RELATIVE_TOLERANCE * extent, RELATIVE_DEGREES_TOLERANCE)
 
 
 def summarize_trust(scores: Sequence[Score], units: str, extent: float, min_confidence: float | None = None) -> dict[str, Any] | None:

@@ -44,15 +44,16 @@ class Observation:
         return float(np.linalg.norm(self.difference[3:])) <= tolerance_t and turned <= tolerance_r_deg
 
 
-def calibrate(observations: Sequence[Observation], tolerance_t: float) -> Calibration:
-    """The record of a place from images that were not used to map it; `tolerance_t` in the scene's unit."""
+def calibrate(observations: Sequence[Observation], tolerance_t: float, tolerance_r_deg: float = DEGREES_TOLERANCE) -> Calibration:
+    """The record of a place from images that were not used to map it; `tolerance_t` (scene unit) and degrees say which poses are right."""
+    tolerance = tolerance_t, tolerance_r_deg
     found = [o for o in observations if o.difference is not None]
-    right = [o for o in found if o.is_right(tolerance_t)]
-    shift = most_likely_shift(np.array([o.score for o in found]), np.array([o.is_right(tolerance_t) for o in found], dtype=bool))
+    right = [o for o in found if o.is_right(*tolerance)]
+    shift = most_likely_shift(np.array([o.score for o in found]), np.array([o.is_right(*tolerance) for o in found], dtype=bool))
     known = [(o.difference, o.covariance) for o in right if o.difference is not None and o.covariance is not None]
     r, t = (shared_error(known, slice(0, 3)), shared_error(known, slice(3, 6))) if len(known) >= FEWEST else (0.0, 0.0)
     images = len(known) if len(known) >= FEWEST else 0
-    return Calibration(round(shift, 4) + 0.0, float(f"{t:.4g}"), float(f"{r:.4g}"), images, tolerance_t)
+    return Calibration(round(shift, 4) + 0.0, float(f"{t:.4g}"), float(f"{r:.4g}"), images, *tolerance)
 
 
 def most_likely_shift(scores: Array, right: NDArray[np.bool_]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -26,11 +27,13 @@ from d2s.localization.guided import refine_by_map
 from d2s.localization.prior import as_prior, choose, search_near, wide_radius
 from d2s.localization.query_camera import estimate_pose, settle
 from d2s.localization.result import LocalizationResult
+from d2s.localization.risk import confidence_for, promise
 from d2s.localization.table import DEFAULT_ESTIMATOR, make_estimator
 from d2s.localization.trust import Calibration, Judge
 from d2s.regressor.base import CAMERA_GAIN, EXIF_FOCAL, HasLandmarks, SceneRegressor
 from d2s.regressor.landmark_map import LandmarkMap
 
+logger = logging.getLogger(__name__)
 MIN_KEPT = 50  # when fewer keypoints are reliable, the most reliable ones up to this number go to PnP
 
 Image = NDArray[np.uint8] | str | os.PathLike[str]
@@ -75,16 +78,23 @@ class Localizer:
         min_confidence: float | None = None,
         effort: str = DEFAULT_EFFORT.level,
         budget_ms: float | None = None,
+        max_wrong: float | None = None,
     ) -> Localizer:
         """The localizer of a model folder, checkpoint folder or model file.
 
         `pnp`: poselib, pycolmap or opencv. `max_error`: RANSAC threshold in pixels of the original image (default: the model's).
         `weights`: file of the feature network, where it is not found by itself. `min_confidence`: see the class.
         `effort`: fast, auto or most, and `budget_ms`, the milliseconds after which nothing more is tried: see `d2s.localization.effort`.
+        `max_wrong`: in place of `min_confidence`, the share of photos that may get a wrong pose, see `d2s.localization.risk`.
         Raises InputError.
         """
         from d2s.regressor.model_files import load_model  # loads torch, which a localizer around another regressor does not need
 
+        if max_wrong is not None:
+            if min_confidence is not None:
+                raise InputError("min_confidence and max_wrong both say which poses are refused.", "Give one of the two.")
+            min_confidence = confidence_for(max_wrong)
+            logger.info(promise(max_wrong, min_confidence))
         regressor = load_model(Path(path), device=device)
         estimator = make_estimator(pnp, regressor.info.max_error if max_error is None else max_error)
         spend = Effort(effort, budget_ms)

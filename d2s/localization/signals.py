@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from d2s.geometry import pose
 from d2s.geometry.camera import project
+from d2s.localization.acceptance import hit_probability, log10_false_alarms
+from d2s.localization.correspondences import Correspondences
 from d2s.localization.covariance import PARAMETERS, spread_r_deg, spread_t
 
 if TYPE_CHECKING:
@@ -18,15 +20,16 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 CELLS = 8
-MANY = 30
-"""Inliers from which on more of them say nothing: chance hardly finds a dozen, and a wrong storey has hundreds."""
-SIGNALS = ("inliers", "share", "cover", "cells", "residual", "angle", "reliability", "agreeing")
+MOST_ZEROS = 200
+"""Zeros after which a chance is no smaller: what is that improbable by chance has no other cause."""
+SIGNALS = ("surprise", "cells", "residual", "angle")
 """
-inliers: log of their number, MANY at most. share: of the extracted keypoints that agree. cover: log of the area over which the inliers
-spread, as a share of the image's. cells: share of the cells of a grid with keypoints that hold an inlier. residual: median reprojection
-error of the inliers in units of the threshold, 1 at most. angle: log of the pose's standard deviation as seen from the inliers, degrees of
-rotation and of translation over depth. reliability: mean that the network gives to all keypoints. agreeing: share of the keypoints given to
-PnP that agree.
+surprise: log of the zeros of the chance that unrelated points would agree as well, by the test of `d2s.localization.acceptance`. cells: share
+of the cells of a grid with keypoints that hold an inlier. residual: median reprojection error of the inliers in units of the threshold, 1 at
+most. angle: log of the pose's standard deviation as seen from the inliers, degrees of rotation and of translation over depth.
+
+None of them asks how alike two descriptors are or which share of all keypoints agrees: another day, other light and another side change
+that without making the pose wrong.
 """
 
 
@@ -40,14 +43,10 @@ def signals_of(result: LocalizationResult, camera: pycolmap.Camera, max_error: f
     errors = np.linalg.norm(projected - pixels, axis=1)
     depth = float(np.median(local[:, 2])) if len(rows) else 1.0
     values = {
-        "inliers": math.log1p(min(len(rows), MANY)),
-        "share": len(rows) / max(result.extracted, 1),
-        "cover": _cover(pixels, camera),
+        "surprise": _surprise(result, camera, max_error),
         "cells": _cells(pixels, camera) / max(_cells(result.keypoints, camera), 1),
         "residual": min(_residual(errors) / max_error, 1.0),
         "angle": _angle(covariance, depth),
-        "reliability": float(np.nan_to_num(result.reliability).mean()) if result.extracted else 0.0,
-        "agreeing": len(rows) / max(result.kept, 1),
     }
     return np.array([values[name] for name in SIGNALS])
 
@@ -58,13 +57,13 @@ def _residual(errors: Array) -> float:
     return float(np.median(np.nan_to_num(errors, nan=np.inf))) * math.sqrt(2 * len(errors) / spare) if spare > 0 else math.inf
 
 
-def _cover(pixels: Array, camera: pycolmap.Camera) -> float:
-    """Log of the ellipse of the pixels' scatter over that of a full image."""
-    if len(pixels) < 3:
-        return math.log(1e-3)
-    scatter = np.cov(pixels.T)
-    full = (camera.width * camera.height / 12) ** 2
-    return 0.5 * math.log(max(float(np.linalg.det(scatter)) / full, 1e-6))
+def _surprise(result: LocalizationResult, camera: pycolmap.Camera, max_error: float) -> float:
+    """Log of one more than the zeros, MOST_ZEROS at most, of the false alarms among the keypoints that were given to PnP."""
+    points = Correspondences.clean(result.keypoints[result.used], result.xyz[result.used], camera, None)
+    if len(points) < 2:
+        return 0.0
+    alarms = log10_false_alarms(result.num_inliers, len(points), hit_probability(points, max_error))
+    return math.log1p(min(max(-alarms, 0.0), MOST_ZEROS))
 
 
 def _cells(pixels: NDArray[np.floating], camera: pycolmap.Camera) -> int:

@@ -4,7 +4,7 @@ The probability is a product. The first factor, the evidence, is that the image 
 of `d2s.localization.signals`. The second is that the pose is right and not at a look-alike, which no support can tell: a logistic
 function of `d2s.localization.doubt`. Both are fitted across places by benchmarks/trust.py, which writes the constants to trust.json
 beside this file. Right means within `tolerance`: 25 cm and 2 degrees, or 5 % of the extent of the mapping
-cameras' path and 2 degrees where a scene has no scale. A model's own record (`Calibration`), made at the end of training from the
+cameras' path and 5 degrees where a scene has no scale. A model's own record (`Calibration`), made at the end of training from the
 validation images, moves the probability of its place and adds to the covariance what residuals cannot show. A model without a record
 has the general constants alone.
 
@@ -32,7 +32,9 @@ from d2s.localization.signals import SIGNALS, signals_of
 from d2s.scene.atomic import read_json
 
 Array = NDArray[np.float64]
-METRES_TOLERANCE, RELATIVE_TOLERANCE, DEGREES_TOLERANCE = 0.25, 0.05, 2.0
+METRES_TOLERANCE, RELATIVE_TOLERANCE = 0.25, 0.05
+DEGREES_TOLERANCE, RELATIVE_DEGREES_TOLERANCE = 2.0, 5.0
+"""In a scene without scale, reference poses are often no better than 2 degrees: photos of strangers, their focal lengths guessed."""
 DOUBTFUL = 0.5
 """`doubt` from which a refusal is put down to look-alikes."""
 WIDER = 1.5

@@ -42,7 +42,7 @@ def test_false_refusals_and_false_accepts_are_counted():
 
 
 def test_without_scale_right_is_a_share_of_the_extent():
-    assert right_within("arbitrary", 20.0) == (1.0, 2.0) and right_within("metres", 20.0) == (0.25, 2.0)
+    assert right_within("arbitrary", 20.0) == (1.0, 5.0) and right_within("metres", 20.0) == (0.25, 2.0)
 
 
 def test_poses_of_another_program_have_no_reliability():

@@ -49,14 +49,15 @@ def signal(result: LocalizationResult, name: str) -> float:
 
 
 def test_signals_say_what_their_names_promise():
-    assert signal(GOOD, "inliers") == pytest.approx(math.log(31))  # more than thirty say no more
-    assert signal(made(12), "inliers") == pytest.approx(math.log(13))
-    assert signal(GOOD, "share") == signal(GOOD, "agreeing") == pytest.approx(0.6)
-    assert signal(GOOD, "cover") == pytest.approx(0, abs=0.1)  # spread evenly over the whole image
-    assert signal(made(spread=0.5), "cover") == pytest.approx(2 * math.log(0.5), abs=0.1)
+    assert signal(GOOD, "surprise") == pytest.approx(math.log(201))  # no chance has more zeros
+    assert signal(made(4), "surprise") == 0 < signal(made(20), "surprise") < signal(made(30), "surprise") < signal(GOOD, "surprise")
+    assert signal(made(30, 200), "surprise") > signal(made(30, 2000), "surprise")  # the fewer of many, the likelier by chance
     assert signal(made(spread=0.25), "cells") < 0.25 < 0.9 < signal(GOOD, "cells")
     assert signal(made(noise=2.0), "residual") == pytest.approx(2 * 1.177 / MAX_ERROR, rel=0.1)  # median of a Rayleigh distribution
-    assert signal(GOOD, "reliability") == pytest.approx(0.4)
+
+
+def test_signals_do_not_ask_how_alike_descriptors_are_on_another_day():
+    assert np.array_equal(signals_of(GOOD, CAMERA, MAX_ERROR, None), signals_of(made(reliable=0.01), CAMERA, MAX_ERROR, None))
 
 
 def test_matches_for_another_place_raise_doubt():
@@ -122,7 +123,7 @@ def test_a_place_that_looks_alike_everywhere_refuses_by_request_only():
 
 @pytest.mark.parametrize(
     "worse",
-    [{"inliers": 60}, {"noise": 4.0}, {"spread": 0.1}, {"reliable": 0.01}],
+    [{"inliers": 30}, {"noise": 4.0}, {"spread": 0.1}],
 )
 def test_whatever_is_worse_is_trusted_less(worse):
     good, bad = (Judge(min_confidence=0.0).weigh(result, CAMERA, MAX_ERROR)[0] for result in (GOOD, made(**worse)))
@@ -170,7 +171,7 @@ def test_a_damaged_record_is_said(value):
 
 
 def test_constants_for_other_signals_are_refused():
-    with pytest.raises(FormatError, match="x.json.*inliers"):
+    with pytest.raises(FormatError, match="x.json.*surprise"):
         constants_from_json({"signals": ["weight"]}, "x.json")
 
 
