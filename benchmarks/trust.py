@@ -217,7 +217,7 @@ def evidence(row: Row, constants: Constants) -> float:
 
 
 def general_factor(found: Sequence[Row]) -> float:
-    """Median over models of what standard deviations by the residuals have to be multiplied with, as calibrations do: within a recording."""
+    """Median over models of what standard deviations by the residuals have to be multiplied with; within a recording, as calibrations."""
     same = [row for row in found if row["condition"] == SAME]
     factors = [error_factor(own) for own in by_model(same).values() if len(own) >= 3]
     return float(np.median([factor for factor in factors if factor is not None])) if factors else 1.0
