@@ -81,6 +81,8 @@ def project(camera: pycolmap.Camera, points_cam: ArrayLike, min_depth: float = 1
     """
     points_cam = np.asarray(points_cam, dtype=np.float64).reshape(-1, 3)
     in_front = points_cam[:, 2] > min_depth
+    if in_front.all():
+        return pixels_from_colmap(np.asarray(camera.img_from_cam(points_cam), dtype=np.float64)).reshape(-1, 2), in_front
     pixels = np.full((len(points_cam), 2), np.nan)
     if in_front.any():
         pixels[in_front] = pixels_from_colmap(np.asarray(camera.img_from_cam(points_cam[in_front]), dtype=np.float64))

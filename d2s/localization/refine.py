@@ -116,8 +116,9 @@ class _Problem:
         jacobian = pose_jacobian(camera, points)
         if self.free:
             jacobian = np.concatenate([jacobian, lens_jacobian(camera, points, pixels, self.free)], axis=2)
-        weighted = jacobian * influence[:, None, None]
-        return np.einsum("nij,nik->jk", weighted, jacobian), np.einsum("nij,ni->j", weighted, residuals)
+        rows = jacobian.reshape(2 * len(points), -1)
+        weighted = rows.T * np.repeat(influence, 2)
+        return weighted @ rows, weighted @ residuals.ravel()
 
     def minimise(self, cam_from_world: Array, camera: pycolmap.Camera) -> State:
         """Levenberg-Marquardt with reweighting."""
@@ -148,23 +149,25 @@ class _Problem:
 
 def pose_jacobian(camera: pycolmap.Camera, points: Array) -> Array:
     """Derivative (N, 2, 6) of pixels with respect to a left perturbation of the pose, at points (N, 3) in the camera frame."""
-    depth = points[:, 2]
-    rays = points[:, :2] / depth[:, None]
-    of_ray = _projection_jacobian(camera, rays)
-    ray_of_point = np.zeros((len(points), 2, 3))
-    ray_of_point[:, 0, 0] = ray_of_point[:, 1, 1] = 1 / depth
-    ray_of_point[:, :, 2] = -rays / depth[:, None]
-    of_point = of_ray @ ray_of_point
+    depth = points[:, 2, None]
+    rays = points[:, :2] / depth
+    x, y = _projection_jacobian(camera, rays)
+    u, v = rays[:, :1], rays[:, 1:]
+    z = -(x * u + y * v)  # x, y, z over the depth are the derivatives with respect to the point
     # rotating by w moves a point p by w x p, and J (w x p) = (p x J_row) . w for every row of J
-    return np.concatenate([np.cross(points[:, None, :], of_point), of_point], axis=2)
+    columns = np.stack([v * z - y, x - u * z, u * y - v * x, x / depth, y / depth, z / depth])
+    return np.moveaxis(columns, 0, 2)
 
 
 def _projection_jacobian(camera: pycolmap.Camera, rays: Array) -> Array:
-    """Derivative (N, 2, 2) of pixels with respect to rays (N, 2) on the plane z = 1, by differences: for every camera model."""
-    moved = rays[None] + STEP * np.array([[1, 0], [-1, 0], [0, 1], [0, -1]])[:, None, :]
-    on_plane = np.concatenate([moved, np.ones((*moved.shape[:2], 1))], axis=2)
-    pixels = project(camera, on_plane.reshape(-1, 3))[0].reshape(4, -1, 2)
-    return np.stack([pixels[0] - pixels[1], pixels[2] - pixels[3]], axis=2) / (2 * STEP)
+    """Derivatives (2, N, 2) of pixels with respect to x and y of rays (N, 2) on the plane z = 1, by differences: for every camera model."""
+    on_plane = np.ones((2, 2, len(rays), 3))  # moved along x and y, ahead and back
+    on_plane[..., :2] = rays
+    for axis in (0, 1):
+        on_plane[axis, 0, :, axis] += STEP
+        on_plane[axis, 1, :, axis] -= STEP
+    pixels = project(camera, on_plane)[0].reshape(2, 2, -1, 2)
+    return np.asarray((pixels[:, 0] - pixels[:, 1]) / (2 * STEP))
 
 
 def _small_motion(delta: Array) -> Array:

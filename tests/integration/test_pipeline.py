@@ -84,7 +84,7 @@ def test_run_folder(logs):
     assert config["training"]["n_iters"] == "14"
     assert "Training on 28 images" in (run / "train.log").read_text()
     assert sorted(folder.name for folder in (run / "checkpoints").iterdir()) == ["epoch_000", "epoch_001", "epoch_002"]
-    assert {file.name for file in (run / "model").iterdir()} == {"model.safetensors", "model.json"}
+    assert {file.name for file in (run / "model").iterdir()} == {"model.safetensors", "model.json", "views.safetensors"}
     weights = load_file(run / "model" / "model.safetensors")
     assert sum(w.dtype == np.float16 for w in weights.values()) > len(weights) / 2
     state = json.loads((run / "state.json").read_text())
