@@ -62,7 +62,7 @@ def promise(max_wrong: float, confidence: float) -> str:
     about = ", ".join(f"{condition.name} ({condition.photos})" for condition in calibrated())
     return (
         f"Poses of confidence below {confidence:.4g} are refused: at most {100 * max_wrong:g} % of photos get a wrong pose, if they are "
-        f"like those that this was calibrated on: {about}."
+        f"like those that this was calibrated on, by first answers (effort fast): {about}."
     )
 
 

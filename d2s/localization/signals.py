@@ -19,18 +19,16 @@ if TYPE_CHECKING:
     from d2s.localization.result import LocalizationResult
 
 Array = NDArray[np.float64]
-CELLS = 8
 MOST_ZEROS = 200
 """Zeros after which a chance is no smaller: what is that improbable by chance has no other cause."""
-SIGNALS = ("surprise", "cells", "residual", "angle")
+SIGNALS = ("surprise", "residual", "angle")
 """
-surprise: log of the zeros of the chance that unrelated points would agree as well, by the test of `d2s.localization.acceptance`. cells:
-share of the cells of a grid with keypoints that hold an inlier. residual: median reprojection error of the inliers in units of the
-threshold, 1 at most. angle: log of the pose's standard deviation as seen from the inliers, degrees of rotation and of translation over
-depth.
+surprise: log of the zeros of the chance that unrelated points would agree as well, by the test of `d2s.localization.acceptance`.
+residual: median reprojection error of the inliers in units of the threshold, 1 at most. angle: log of the pose's standard deviation as seen
+from the inliers, degrees of rotation and of translation over depth.
 
-None of them asks how alike two descriptors are or which share of all keypoints agrees: another day, other light and another side change
-that without making the pose wrong.
+None of them asks how alike descriptors are, which share of all keypoints agrees or how much of the image the inliers cover: another day,
+other light and another side change that without making the pose wrong, and `angle` says what cover is needed for.
 """
 
 
@@ -45,7 +43,6 @@ def signals_of(result: LocalizationResult, camera: pycolmap.Camera, max_error: f
     depth = float(np.median(local[:, 2])) if len(rows) else 1.0
     values = {
         "surprise": _surprise(result, camera, max_error),
-        "cells": _cells(pixels, camera) / max(_cells(result.keypoints, camera), 1),
         "residual": min(_residual(errors) / max_error, 1.0),
         "angle": _angle(covariance, depth),
     }
@@ -65,12 +62,6 @@ def _surprise(result: LocalizationResult, camera: pycolmap.Camera, max_error: fl
         return 0.0
     alarms = log10_false_alarms(result.num_inliers, len(points), hit_probability(points, max_error))
     return math.log1p(min(max(-alarms, 0.0), MOST_ZEROS))
-
-
-def _cells(pixels: NDArray[np.floating], camera: pycolmap.Camera) -> int:
-    """Occupied cells of a grid of CELLS x CELLS."""
-    place = (pixels / np.array([camera.width, camera.height]) * CELLS).astype(int).clip(0, CELLS - 1)
-    return len(np.unique(place[:, 0] * CELLS + place[:, 1]))
 
 
 def _angle(covariance: Array | None, depth: float) -> float:

@@ -52,7 +52,7 @@ def test_it_learns_what_speaks_for_a_pose(trust):
     constants = trust.fit(rows())
     weights = dict(zip(SIGNALS, constants.weights, strict=True))
     assert all(weights[name] <= 0 for name in ("residual", "angle"))
-    assert sum(weights[name] > 0.2 for name in SIGNALS) > 1
+    assert weights["surprise"] > 0 and sum(abs(weight) > 0.2 for weight in weights.values()) > 1
     good, bad = made("d", "d", 1.5, 0.01, 1), made("d", "a", -1.5, None, 2)
     assert trust.probability(good, constants) > 0.9 and trust.probability(bad, constants) < 0.03
     assert constants.threshold in trust.THRESHOLDS

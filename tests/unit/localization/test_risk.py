@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from d2s.errors import FormatError, InputError
+from d2s.localization.localizer import Localizer
 from d2s.localization.risk import LEAST, Condition, calibrated, ceiled, conditions_from_json, confidence_for, promise
 
 
@@ -62,3 +63,10 @@ def test_the_shipped_conditions_can_be_asked():
 def test_missing_conditions_are_said(value):
     with pytest.raises(FormatError, match=r"x\.json holds no conditions"):
         conditions_from_json(value, "x.json")
+
+
+def test_what_cannot_be_promised_is_said_before_a_model_is_loaded(tmp_path):
+    with pytest.raises(InputError, match="smallest share"):
+        Localizer.load(tmp_path / "none", max_wrong=1e-6)
+    with pytest.raises(InputError, match="Give one of the two"):
+        Localizer.load(tmp_path / "none", min_confidence=0.5, max_wrong=0.1)
