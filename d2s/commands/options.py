@@ -49,7 +49,7 @@ def add_max_wrong(parser: argparse._ActionsContainer) -> None:
         metavar="SHARE",
         help="refuse so many poses that at most this share of photos gets a wrong one, e.g. 0.05 (see confidence). It holds for "
         "photos like those it was calibrated on, whatever their mixture: of the mapping recording, of another day or side, with "
-        "simulated changes (night, blur, rain, JPEG, people, longer lens), of other places; see docs/trust.md",
+        "simulated changes (night, blur, rain, JPEG, people, longer lens), of other places; see docs/max_wrong.md",
     )
 
 
