@@ -88,7 +88,7 @@ def degeneracy(points: Correspondences) -> str:
     """Why these points cannot fix a pose; empty when they may."""
     if len(points) < MIN_POINTS:
         return f"{len(points)} usable points, {MIN_POINTS} are needed"
-    if _distinct(points) < MIN_POINTS:
+    if min(_distinct(points.pixels), _distinct(points.xyz)) < MIN_POINTS:
         return f"fewer than {MIN_POINTS} distinct points"
     if _on_a_line(points.xyz):
         return "all scene points lie on one line"
@@ -97,9 +97,12 @@ def degeneracy(points: Correspondences) -> str:
     return ""
 
 
-def _distinct(points: Correspondences) -> int:
-    """Distinct among pixels and among scene points, whichever is fewer."""
-    return min(len(np.unique(points.pixels, axis=0)), len(np.unique(points.xyz, axis=0)))
+def _distinct(rows: Array) -> int:
+    """How many rows (N, D) differ from each other, counted up to MIN_POINTS."""
+    count = 0
+    while len(rows) and count < MIN_POINTS:
+        rows, count = rows[(rows != rows[0]).any(axis=1)], count + 1
+    return count
 
 
 def _on_a_line(points: Array) -> bool:

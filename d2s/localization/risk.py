@@ -24,7 +24,7 @@ LEAST = 0.01
 
 @dataclass(frozen=True)
 class Condition:
-    """So many photos asked under one condition, and the confidences from LEAST on of those that got a wrong pose, highest first."""
+    """So many photos that were asked under one condition, and confidences of those with a wrong pose, from LEAST on and highest first."""
 
     name: str
     photos: int

@@ -25,9 +25,8 @@ MOST_ZEROS = 200
 SIGNALS = ("surprise", "cells", "residual", "angle")
 """
 surprise: log of the zeros of the chance that unrelated points would agree as well, by the test of `d2s.localization.acceptance`. cells:
-share of the cells of a grid with keypoints that hold an inlier. residual: median reprojection error of the inliers in units of the
-threshold, 1 at most. angle: log of the pose's standard deviation as seen from the inliers, degrees of rotation and of translation over
-depth.
+share of the cells of a grid with keypoints that hold an inlier. residual: median reprojection error of inliers in units of the threshold,
+1 at most. angle: log of the pose's standard deviation as seen from the inliers, degrees of rotation and of translation over depth.
 
 None of them asks how alike two descriptors are or which share of all keypoints agrees: another day, other light and another side change
 that without making the pose wrong.
