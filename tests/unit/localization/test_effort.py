@@ -100,6 +100,31 @@ def test_nothing_more_is_begun_after_the_budget(monkeypatch) -> None:
     assert 1 <= len(begun) < 3
 
 
+def answer(success: bool, confidence: float, doubt: float = 0.0):
+    result = localizer(Place(knows=1.0)).localize_features(Place(knows=1.0).features(), CAMERA)
+    return replace(result, success=success, doubt=doubt, trust=replace(result.trust, confidence=confidence))
+
+
+@pytest.mark.parametrize(
+    ("found", "best", "taken"),
+    [
+        (answer(True, 0.8), answer(True, 0.7), True),
+        (answer(True, 0.6), answer(True, 0.7), False),
+        (answer(True, 0.6), answer(False, 0.7), True),
+        (answer(False, 0.9), answer(True, 0.6), False),
+        (answer(True, 0.9, doubt=0.6), answer(True, 0.6), False),
+        (answer(True, 0.9, doubt=0.6), answer(False, 0.4), True),
+    ],
+)
+def test_which_answer_is_believed(found, best, taken) -> None:
+    """An image that fits two places fits them as well when it is looked at harder: its first answer stays."""
+    assert module._better(found, best) is taken
+
+
+def test_a_doubtful_answer_is_not_looked_at_again() -> None:
+    assert module._sure(answer(True, 0.6, doubt=0.7)) and not module._sure(answer(True, 0.6)) and not module._sure(answer(False, 0.95))
+
+
 def test_levels_and_budgets_that_are_none() -> None:
     with pytest.raises(InputError, match="fast"):
         Effort("hard")
