@@ -60,7 +60,7 @@ class Trainer:
     def run(self) -> None:
         """Train to the end of the stage, with checkpoints and validations on the way."""
         self._prune()  # killed between a checkpoint and the removal of an older one
-        begins = self.state.total_steps == 0 and self.recipe.model.model == 3 and not self.run_dir.checkpoints()
+        begins = self.state.total_steps == 0 and self.recipe.model.model == 3
         if self.progress() >= 1 and not begins:  # killed between the last checkpoint and the end of the stage
             return
         self._started = time.monotonic() - self.state.elapsed
