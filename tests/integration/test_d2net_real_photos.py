@@ -88,7 +88,8 @@ def test_from_photos_to_trained_features(preprocessed: Path, model_file: Path, t
     where = ["--dataset_path", "megadepth", "--scene_info_path", "info", "--model_file", model_file]
     d2s("d2net", "train", *where, *scenes, *sizes, "--num_workers", 0, "--visdom", "off", "--cudaid", -1)
     losses = load_state_dict(Path("checkpoints/d2.02.pth"))["validation_loss_history"]
-    assert losses[0] > 0.8 and losses[2] < 0.85 * losses[0]
+    # Untrained it is 0.79 or 0.85: which matches the depths rest on depends on the arithmetic of the CPU.
+    assert losses[0] > 0.75 and losses[2] < 0.85 * losses[0]
 
     photo = next((scene.undistorted / "images").glob("*.jpg"))
     Path("list.txt").write_text(f"{photo}\n")
