@@ -39,10 +39,11 @@ def with_table(text: str, rows: Mapping[str, Any]) -> str:
 
 
 def table(rows: Mapping[str, Any]) -> str:
-    """A line for every scene, and one for all changes of a scene's photos together; a cell for every method."""
-    lines = [("scene", *METHODS), ("---",) * (1 + len(METHODS))]
+    """A line for every scene, and one for all changes of a scene's photos together; a cell for every method that was measured."""
+    methods = [method for method in METHODS if any(method in row["methods"] for row in rows.values())]
+    lines = [("scene", *methods), ("---",) * (1 + len(methods))]
     for name, row in grouped(rows).items():
-        lines.append((f"**{name}**, {row['mapped']} map, {row['queries']} ask", *(_cell(row, method) for method in METHODS)))
+        lines.append((f"**{name}**, {row['mapped']} map, {row['queries']} ask", *(_cell(row, method) for method in methods)))
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 

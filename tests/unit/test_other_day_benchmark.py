@@ -222,7 +222,9 @@ def made_row(shift: float = 0.0, queries: int = 20) -> dict:
 def test_the_table_has_one_line_for_all_changes_of_a_scene():
     table = bench("other_day_table")
     rows = {"fox-side": made_row(), **{f"fox-{name}": made_row(0.1 * i) for i, name in enumerate(CHANGES[:3])}}
+    rows["fox-side"]["methods"].pop("matching, LightGlue")
     lines = table.table(rows).splitlines()
+    assert lines[0] == "| scene | ours | matching, LightGlue |", "methods that no row has measured have no column"
     assert len(lines) == 4 and lines[2].startswith(
         "| **fox-side**, 30 map, 20 ask | 50 / 50 / 50 %, 1.50 cm, 0.50°; 80 ms, 3.0 MB | not measured |"
     )
@@ -276,3 +278,10 @@ def test_photos_of_another_folder_have_the_poses_of_the_joint_reconstruction(sha
         assert image_size(asked.path(image)) == (asked.camera(image).width, asked.camera(image).height)
         if image.name not in data.DEGENERATE:
             assert image.cam_from_world == pytest.approx(map_from_reference.apply_pose(known[image.name]), abs=1e-6)
+
+
+def test_the_readme_has_the_figures_that_were_measured():
+    table, root = bench("other_day_table"), Path(__file__).resolve().parents[2]
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    rows = json.loads((root / "benchmarks" / "results" / "other_day.json").read_text(encoding="utf-8"))["rows"]
+    assert table.with_table(readme, rows) == readme and "| **statue**, " in readme
