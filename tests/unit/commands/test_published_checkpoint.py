@@ -84,4 +84,4 @@ def test_sweep_ranks_by_the_recall_that_is_asked_for(place):
         rows = [line.split() for line in (place.run_dir / "eval" / "best.txt").read_text().splitlines()[1:]]
         assert [row[3] for row in rows] == sorted((row[3] for row in rows), reverse=True)
         ratios[index] = {row[0]: float(row[3]) for row in rows}
-    assert ratios[0]["2"] == 1 and ratios[0]["1"] < ratios[3]["1"] <= ratios[5]["1"]
+    assert ratios[0]["2"] == 1 and ratios[0]["3"] < ratios[3]["3"] <= ratios[5]["3"]

@@ -347,7 +347,7 @@ def test_refused_connections_are_counted_too(start, slow_clients, monkeypatch):
         wait_until(lambda: len(client.server.server_state.connections) in (4, 5))
         monkeypatch.setattr(server, "PROMPT_SECONDS", 0.0)
         assert client.get("/healthz").status == 200
-        wait_until(lambda: client.metric('d2s_connections_closed_total{reason="too_many"}') == 10)
+    wait_until(lambda: client.metric('d2s_connections_closed_total{reason="too_many"}') == 10)
 
 
 def test_a_connection_too_many_that_is_gone_before_it_is_refused_is_no_defect(start, caplog, slow_clients):
