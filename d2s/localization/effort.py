@@ -118,7 +118,9 @@ def by_views(localizer: Localizer, question: Question) -> LocalizationResult | N
     described = landmarks.describe(features.descriptors)
     shown = mutual_nearest_neighbors(described, landmarks.descriptors)[:, 1].astype(np.int64)
     some = features.top(MATCHED_KEYPOINTS)
-    matcher = _view_matcher(str(localizer.info.features.get("name", "")), localizer.device)
+    # LightGlue knows the feature's own channels, not those that landmarks are projected to.
+    own = landmarks.projection is None
+    matcher = _view_matcher(str(localizer.info.features.get("name", "")) if own else "", localizer.device)
     found, used = np.zeros((len(features), 3), np.float32), np.zeros(len(features), dtype=bool)
     for number in reversed(views.most_alike(shown, VIEWS)):  # the best has the last word
         seen = views.seen(number)

@@ -105,6 +105,10 @@ class Localizer:
         """The feature extractor that the model was trained with."""
         return self._extractor or self.extractor_of(1)
 
+    def share_features(self, other: Localizer) -> None:
+        """Use the feature networks of a localizer with the same features: they are larger than the map."""
+        self._extractor, self._extractors = other._extractor, other._extractors
+
     def extractor_of(self, times: int) -> Extractor:
         """The same feature, but so many times as many keypoints of an image. Raises WeightsError."""
         if times not in self._extractors:

@@ -107,13 +107,7 @@ class Catalogue:
         localizer = self._load(self.scenes[name].path)
         for other in self._loaded.values():
             if other.info.features == localizer.info.features:
-                localizer = Localizer(
-                    localizer.regressor,
-                    localizer.estimator,
-                    other.extractor,
-                    min_confidence=localizer.judge.min_confidence,
-                    effort=localizer.effort,
-                )
+                localizer.share_features(other)
                 break
         localizer.prepare()
         self.loads += 1
