@@ -31,9 +31,11 @@ from d2s.evaluation.score import METRES, Score, scene_extent, score_images
 from d2s.features.base import LocalFeatures
 from d2s.features.images import read_image
 from d2s.features.upright import quarter_turns
+from d2s.localization.base import PoseEstimator
 from d2s.localization.effort import Question, try_harder
 from d2s.localization.localizer import Localizer
 from d2s.localization.result import LocalizationResult
+from d2s.localization.table import make_estimator
 from d2s.matching.table import make_matcher
 from d2s.regressor.model_files import model_bytes
 from d2s.scene.atomic import read_json, write_json
@@ -53,8 +55,8 @@ LANDMARKS = 21_000
 
 @dataclass(frozen=True)
 class Asked:
-    """What a method may look at: a scene that asks, in its folder, the map's features and labels, a trained model of it, and the file of
-    the queries' features.
+    """What a method may look at: a scene that asks, in its folder, the map's features and labels, a trained model of it, the file of
+    the queries' features, and the seed of RANSAC.
     """
 
     folder: Path
@@ -62,6 +64,7 @@ class Asked:
     data: TrainingSet
     model: Path
     features: Path
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -79,16 +82,16 @@ Locate = Callable[[Query], LocalizationResult]
 
 @dataclass(frozen=True)
 class Method:
-    """`make` gives what localizes queries, and the bytes of its map. `trained`: once for every seed. `slow`: on few queries."""
+    """`make` gives what localizes queries, and the bytes of its map. `slow`: on few queries, with the first seed alone."""
 
     make: Callable[[Asked], tuple[Locate, int]]
-    trained: bool = False
     slow: bool = False
 
 
 def ours(asked: Asked, level: str = "auto") -> tuple[Locate, int]:
     """The model as `d2s localize` uses it, but for features that are known already; a photo of an unknown camera comes without one."""
     localizer = Localizer.load(asked.model, effort=level)
+    localizer.estimator = replace(localizer.estimator, seed=asked.seed)
 
     def locate(query: Query) -> LocalizationResult:
         start = time.perf_counter()
@@ -103,24 +106,29 @@ def ours(asked: Asked, level: str = "auto") -> tuple[Locate, int]:
 
 def matching(asked: Asked) -> tuple[Locate, int]:
     """Mutual nearest neighbours with the ten mapping images that look most like the query."""
-    return of_features(MatchingLocalizer(asked.data)), matching_bytes(asked.data)
+    return of_features(MatchingLocalizer(asked.data, estimator_of(asked))), matching_bytes(asked.data)
 
 
 def lightglue(asked: Asked) -> tuple[Locate, int]:
     """LightGlue with the same ten. Raises WeightsError where its weights are not found."""
     matcher = make_matcher("lightglue", asked.scene.features["name"])
-    return of_features(MatchingLocalizer(asked.data, matcher=matcher)), matching_bytes(asked.data)
+    return of_features(MatchingLocalizer(asked.data, estimator_of(asked), matcher=matcher)), matching_bytes(asked.data)
 
 
 def landmarks(asked: Asked) -> tuple[Locate, int]:
     """21,000 mean descriptors at once: mutual nearest neighbours, PnP, nothing else."""
-    correspond = baselines.landmarks(asked.data, LANDMARKS)
+    correspond, estimator = baselines.landmarks(asked.data, LANDMARKS), estimator_of(asked)
 
     def locate(query: Query) -> LocalizationResult:
-        found, ms = baselines.localize(query.features, query.camera, correspond)
+        found, ms = baselines.localize(query.features, query.camera, correspond, estimator)
         return replace(failed(found.reason), success=found.success, cam_from_world=found.cam_from_world, ms={"total": ms})
 
     return locate, min(LANDMARKS, asked.data.num_points) * (2 * asked.data.descriptor_dim + 12)
+
+
+def estimator_of(asked: Asked) -> PoseEstimator:
+    """The pose estimator of the methods to compare with, with the seed that is asked for."""
+    return make_estimator(max_error=baselines.MAX_ERROR, seed=asked.seed)
 
 
 def of_features(localizer: LocalizesFeatures) -> Locate:
@@ -129,8 +137,8 @@ def of_features(localizer: LocalizesFeatures) -> Locate:
 
 
 METHODS: dict[str, Method] = {
-    "ours": Method(ours, trained=True),
-    "ours, fast": Method(partial(ours, level="fast"), trained=True),
+    "ours": Method(ours),
+    "ours, fast": Method(partial(ours, level="fast")),
     "matching": Method(matching),
     "matching, LightGlue": Method(lightglue, slow=True),
     "landmarks at once": Method(landmarks),
@@ -143,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--readme", action="store_true", help="only write the table into the README")
     parser.add_argument("--data_dir", type=Path, help="folder with redkitchen_other_day/, statue_of_liberty/, fox/ and the others")
     parser.add_argument("--work", type=Path, default=Path("benchmark_runs"), help="where scenes and runs go (default: benchmark_runs)")
-    parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2), help="seeds to train with (default: 0 1 2)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2), help="seeds of RANSAC, nothing else is random (default: 0 1 2)")
     parser.add_argument("--queries", type=int, default=10, help="queries of a row for slow methods, evenly spread (default: 10)")
     rows_help = f"rows to measure (default: all): {', '.join(ROWS)}"
     parser.add_argument("--only", nargs="+", choices=tuple(ROWS), default=tuple(ROWS), metavar="ROW", help=rows_help)
@@ -167,31 +175,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(name: str, row: Row, data_dir: Path, work: Path, seeds: Sequence[int], methods: Sequence[str], few: int) -> dict[str, Any]:
-    """Figures of every method on one row, those of trained ones for every seed."""
+    """Figures of every method on one row for every seed."""
     folder, home = prepare(name, row, data_dir, work), work / row.place
     scene = Scene.load(folder)
     data, mapped = load_training_set(folder, scene), scene.with_images(scene.split("train", "val"))
     features = home / f"queries-{name}.h5"
     extract_queries(scene, scene.split("test"), features)
     images = [image for image in scene.split("test") if image.cam_from_world is not None]
+    model = train(row, home, work)
     found: dict[str, list[dict[str, Any]]] = {}
     for key in methods:
         method = METHODS[key]
-        chosen = evenly(images, few) if method.slow else images
-        models = [train(row, home, work, seed) for seed in seeds] if method.trained else [home]
+        chosen, some = (evenly(images, few), seeds[:1]) if method.slow else (images, seeds)
         try:
-            found[key] = [ask(method, Asked(folder, scene, data, model, features), chosen, row.camera) for model in models]
+            found[key] = [ask(method, Asked(folder, scene, data, model, features, seed), chosen, row.camera) for seed in some]
         except WeightsError as error:
             print(f"{name}: {key} is left out: {error}", flush=True)
     counts = {"mapped": len(mapped.images), "queries": len(images)}
     return {"units": scene.units, "extent": scene_extent(mapped), **counts, "methods": found}
 
 
-def train(row: Row, home: Path, work: Path, seed: int) -> Path:
-    """The model folder of a run, which is trained unless it is there."""
+def train(row: Row, home: Path, work: Path, options: Sequence[str] = ()) -> Path:
+    """The model folder of a run, with further options of `d2s train`, which is trained unless it is there."""
+    run_name = "-".join(["seed0", *(option.replace("=", "") for option in options[1::2])])
     where = ["--dataset", row.case.dataset, "--scene", row.case.scene, "--data_dir", str(home / "dataset")]
-    run(row.place, "train", [*where, "--log_dir", str(home / "logs"), "--name", f"seed{seed}", "--seed", str(seed), *row.case.train], work)
-    return home / "logs" / f"seed{seed}" / "model"
+    run(row.place, "train", [*where, "--log_dir", str(home / "logs"), "--name", run_name, *row.case.train, *options], work)
+    return home / "logs" / run_name / "model"
 
 
 def evenly(images: Sequence[SceneImage], count: int) -> list[SceneImage]:

@@ -178,9 +178,7 @@ def _open_source(args: argparse.Namespace) -> Source:
 class Work:
     """One run of the command: frames in, poses out."""
 
-    def __init__(
-        self, args: argparse.Namespace, localizer: Localizer, priors: Priors, source: Source, stack: ExitStack
-    ) -> None:
+    def __init__(self, args: argparse.Namespace, localizer: Localizer, priors: Priors, source: Source, stack: ExitStack) -> None:
         self.args, self.localizer, self.priors, self.source = args, localizer, priors, source
         self.sequence = SequenceLocalizer(localizer) if args.sequence else None
         if args.prior is not None:

@@ -115,9 +115,7 @@ def _trials(path: Sequence[SceneImage], validation: Sequence[SceneImage]) -> lis
     trials = [_Trial(frozenset(), near=_spread(validation, 2 * IMAGES_PER_STRETCH))]
     for end, inner in ROUNDS:
         held = frozenset(image.name for part in (end, inner) for image in stretches[part])
-        trials.append(
-            _Trial(held, middle=_spread(stretches[inner], IMAGES_PER_STRETCH), ends=_spread(stretches[end], IMAGES_PER_STRETCH))
-        )
+        trials.append(_Trial(held, middle=_spread(stretches[inner], IMAGES_PER_STRETCH), ends=_spread(stretches[end], IMAGES_PER_STRETCH)))
     return trials
 
 

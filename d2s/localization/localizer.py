@@ -65,7 +65,7 @@ class Localizer:
         self.threshold = self.info.reliability_threshold if threshold is None else threshold
         self.effort = effort
         self._extractor, self.device = extractor, device
-        self._extractors: dict[int, Extractor] = {}
+        self._extractors: dict[tuple[int, str | None], Extractor] = {}
         self._weights = None if weights is None else Path(weights)
 
     @staticmethod
@@ -109,16 +109,21 @@ class Localizer:
         """Use the feature networks of a localizer with the same features: they are larger than the map."""
         self._extractor, self._extractors = other._extractor, other._extractors
 
-    def extractor_of(self, times: int) -> Extractor:
-        """The same feature, but so many times as many keypoints of an image. Raises WeightsError."""
-        if times not in self._extractors:
+    def extractor_of(self, times: int, weights: str | None = None) -> Extractor:
+        """The same feature, but so many times as many keypoints of an image, or of other `weights`, a key of
+        `d2s.features.weights.WEIGHTS`. Raises WeightsError.
+        """
+        if (times, weights) not in self._extractors:
             from d2s.features.table import extractor_from_settings
+            from d2s.features.weights import resolve_weights
 
-            settings = dict(self.info.features)
+            settings, file = dict(self.info.features), self._weights
             if times > 1:
                 settings["num_keypoints"] *= times
-            self._extractors[times] = extractor_from_settings(settings, self.device, self._weights)
-        return self._extractors[times]
+            if weights is not None:
+                settings, file = {**settings, "weights_sha256": None}, resolve_weights(weights)
+            self._extractors[times, weights] = extractor_from_settings(settings, self.device, file)
+        return self._extractors[times, weights]
 
     def prepare(self) -> None:
         """Load the feature network now rather than with the first image. Raises WeightsError."""

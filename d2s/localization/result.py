@@ -62,7 +62,7 @@ class LocalizationResult:
     `cam_from_world` (3, 4) and `center` (3,) in the scene's unit, None on failure. `num_inliers` of the `kept` reliable keypoints, of
     `extracted` ones, agree with the pose. `trust`: confidence and covariance. `refused_pose`: a pose that was found but is not to be
     believed; it is then not in `cam_from_world`. `ms`: milliseconds of "features", "regressor", "pnp" and "total", and
-    of "effort" where the first answer was not enough.
+    of "effort" and its looks ("more_keypoints", "views", "turned") where the first answer was not enough.
     For reports: `keypoints` (extracted, 2) pixels, `xyz` (extracted, 3) predicted scene coordinates, `reliability` (extracted,), and the
     masks `used` (given to PnP) and `inliers`, row-aligned with them. `cam_from_map`: the pose that explains the inliers, which differs from
     `cam_from_world` where the map was made at refined poses. `doubt`: see `d2s.localization.doubt`.
@@ -146,7 +146,7 @@ class LocalizationResult:
             "camera": None if self.camera is None else format_camera(self.camera),
             "camera_from": None if self.camera is None else self.camera_from,
             "sigma_focal": None if self.sigma_focal is None or not isfinite(self.sigma_focal) else float(f"{self.sigma_focal:.6g}"),
-            "ms": {stage: round(self.ms[stage], 2) for stage in (*STAGES, "effort") if stage in self.ms},
+            "ms": {stage: round(self.ms[stage], 2) for stage in dict.fromkeys((*STAGES, *self.ms)) if stage in self.ms},
             **prior,
         }
 

@@ -285,3 +285,10 @@ def test_the_readme_has_the_figures_that_were_measured():
     readme = (root / "README.md").read_text(encoding="utf-8")
     rows = json.loads((root / "benchmarks" / "results" / "other_day.json").read_text(encoding="utf-8"))["rows"]
     assert table.with_table(readme, rows) == readme and "| **statue**, " in readme
+
+
+def test_the_page_of_experiments_has_the_figures_that_were_measured():
+    parts, root = bench("other_day_parts"), Path(__file__).resolve().parents[2]
+    page = (root / "docs" / "experiments.md").read_text(encoding="utf-8")
+    table = parts.table(json.loads(parts.RESULTS.read_text(encoding="utf-8"))["rows"])
+    assert "not measured" not in table and page.split(parts.BEGIN)[1].startswith(table + parts.END)

@@ -75,7 +75,7 @@ def test_a_model_without_views_has_none_to_ask() -> None:
 def test_a_hard_photo_is_localized_after_all_and_says_what_was_spent() -> None:
     fast, auto = (localizer(Place(knows=0.02), level=level).localize(BLACK, CAMERA) for level in ("fast", "auto"))
     assert not fast.success and "effort" not in fast.ms
-    assert auto.success and auto.ms["effort"] > 0 and auto.ms["total"] >= auto.ms["effort"]
+    assert auto.success and auto.ms["effort"] >= auto.ms["views"] > 0 and auto.ms["total"] >= auto.ms["effort"]
     assert auto.to_json("a.jpg")["ms"]["effort"] == pytest.approx(auto.ms["effort"], abs=0.01)
 
 
@@ -90,7 +90,7 @@ def test_sure_answers_cost_nothing_more_unless_most_is_asked(level: str, asked: 
 
 def test_nothing_more_is_begun_after_the_budget(monkeypatch) -> None:
     begun = []
-    monkeypatch.setattr(module, "LOOKS", [lambda localizer, question: begun.append(1)] * 3)
+    monkeypatch.setattr(module, "LOOKS", {name: lambda localizer, question: begun.append(1) for name in "abc"})
     clock = iter(np.arange(0.0, 100.0, 1.0))
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
     place = Place(knows=0.0)
@@ -131,3 +131,17 @@ def test_levels_and_budgets_that_are_none() -> None:
     for budget in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(InputError, match="budget"):
             Effort("auto", budget)
+
+
+def test_weights_that_bear_turns_look_at_turned_photos_of_maps_made_with_the_usual_ones(monkeypatch, tmp_path) -> None:
+    asked = localizer(Place(knows=1.0))
+    made = []
+    monkeypatch.setattr(asked, "extractor_of", lambda times, weights=None: made.append((times, weights)) or asked.extractor)
+    monkeypatch.setattr(module, "find_weights", lambda name: tmp_path / name)
+    aliked = {"name": "aliked", "num_keypoints": POINTS}
+    for sha256, expected in ((module.WEIGHTS["aliked"].sha256, [(1, "aliked-n16rot")]), ("another file's", [])):
+        asked.info, made[:] = replace(asked.info, features={**aliked, "weights_sha256": sha256}), []
+        assert module.turned(asked, Question(BLACK, 0, CAMERA, Place(1.0).features())) is not None
+        assert made == expected
+    monkeypatch.setattr(module, "find_weights", lambda name: None)
+    assert module._turn_bearing(asked) is None
