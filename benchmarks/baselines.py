@@ -21,7 +21,7 @@ from torch.nn import functional
 from d2s.evaluation.matching_baseline import MatchingLocalizer, extract_queries, matching_bytes, mutual, points_of, unit
 from d2s.evaluation.score import scene_extent, score_images, summarize
 from d2s.features.base import LocalFeatures
-from d2s.localization.base import PoseEstimate, PoseEstimator
+from d2s.localization.base import PoseEstimate
 from d2s.localization.localizer import Localizer
 from d2s.localization.table import make_estimator
 from d2s.regressor.landmarks import select_landmarks
@@ -77,13 +77,11 @@ def _scored(
     return {**summarize(score_images(images, found, records), scene.units, scene_extent(scene)), "map_bytes": size}
 
 
-def localize(
-    features: LocalFeatures, camera: pycolmap.Camera, correspond: Correspond, estimator: PoseEstimator | None = None
-) -> tuple[PoseEstimate, float]:
+def localize(features: LocalFeatures, camera: pycolmap.Camera, correspond: Correspond, seed: int = 0) -> tuple[PoseEstimate, float]:
     """Pose of a query, and milliseconds of matching and PnP."""
     start = time.perf_counter()
     rows, xyz = correspond(features)
-    estimate = (estimator or make_estimator(max_error=MAX_ERROR)).estimate(features.keypoints[rows], xyz, camera)
+    estimate = make_estimator(max_error=MAX_ERROR, seed=seed).estimate(features.keypoints[rows], xyz, camera)
     return estimate, 1e3 * (time.perf_counter() - start)
 
 

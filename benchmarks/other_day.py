@@ -26,16 +26,14 @@ import pycolmap
 
 from d2s.errors import WeightsError
 from d2s.evaluation.matching_baseline import MatchingLocalizer, extract_queries, matching_bytes
-from d2s.evaluation.predict import LocalizesFeatures, failed
+from d2s.evaluation.predict import failed
 from d2s.evaluation.score import METRES, Score, scene_extent, score_images
 from d2s.features.base import LocalFeatures
 from d2s.features.images import read_image
 from d2s.features.upright import quarter_turns
-from d2s.localization.base import PoseEstimator
 from d2s.localization.effort import Question, try_harder
 from d2s.localization.localizer import Localizer
 from d2s.localization.result import LocalizationResult
-from d2s.localization.table import make_estimator
 from d2s.matching.table import make_matcher
 from d2s.regressor.model_files import model_bytes
 from d2s.scene.atomic import read_json, write_json
@@ -55,8 +53,8 @@ LANDMARKS = 21_000
 
 @dataclass(frozen=True)
 class Asked:
-    """What a method may look at: a scene that asks, in its folder, the map's features and labels, a trained model of it, the file of
-    the queries' features, and the seed of RANSAC.
+    """What a method may look at: a scene that asks, in its folder, the map's features and labels, a trained model of it, and the file of
+    the queries' features.
     """
 
     folder: Path
@@ -64,7 +62,6 @@ class Asked:
     data: TrainingSet
     model: Path
     features: Path
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,8 @@ class Query:
     known: bool
 
 
-Locate = Callable[[Query], LocalizationResult]
+Locate = Callable[[Query, int], LocalizationResult]
+"""The answer to a query; the number is the seed of RANSAC."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +89,10 @@ class Method:
 def ours(asked: Asked, level: str = "auto") -> tuple[Locate, int]:
     """The model as `d2s localize` uses it, but for features that are known already; a photo of an unknown camera comes without one."""
     localizer = Localizer.load(asked.model, effort=level)
-    localizer.estimator = replace(localizer.estimator, seed=asked.seed)
 
-    def locate(query: Query) -> LocalizationResult:
+    def locate(query: Query, seed: int) -> LocalizationResult:
         start = time.perf_counter()
+        localizer.estimator.seed = seed
         camera = query.camera if query.known else localizer.cameras.choose(query.features.image_size, query.path)
         first = localizer.localize_features(query.features, camera)
         question = Question(read_image(query.path), quarter_turns(query.path), camera, query.features)
@@ -106,34 +104,34 @@ def ours(asked: Asked, level: str = "auto") -> tuple[Locate, int]:
 
 def matching(asked: Asked) -> tuple[Locate, int]:
     """Mutual nearest neighbours with the ten mapping images that look most like the query."""
-    return of_features(MatchingLocalizer(asked.data, estimator_of(asked))), matching_bytes(asked.data)
+    return of_features(MatchingLocalizer(asked.data)), matching_bytes(asked.data)
 
 
 def lightglue(asked: Asked) -> tuple[Locate, int]:
     """LightGlue with the same ten. Raises WeightsError where its weights are not found."""
     matcher = make_matcher("lightglue", asked.scene.features["name"])
-    return of_features(MatchingLocalizer(asked.data, estimator_of(asked), matcher=matcher)), matching_bytes(asked.data)
+    return of_features(MatchingLocalizer(asked.data, matcher=matcher)), matching_bytes(asked.data)
 
 
 def landmarks(asked: Asked) -> tuple[Locate, int]:
     """21,000 mean descriptors at once: mutual nearest neighbours, PnP, nothing else."""
-    correspond, estimator = baselines.landmarks(asked.data, LANDMARKS), estimator_of(asked)
+    correspond = baselines.landmarks(asked.data, LANDMARKS)
 
-    def locate(query: Query) -> LocalizationResult:
-        found, ms = baselines.localize(query.features, query.camera, correspond, estimator)
+    def locate(query: Query, seed: int) -> LocalizationResult:
+        found, ms = baselines.localize(query.features, query.camera, correspond, seed)
         return replace(failed(found.reason), success=found.success, cam_from_world=found.cam_from_world, ms={"total": ms})
 
     return locate, min(LANDMARKS, asked.data.num_points) * (2 * asked.data.descriptor_dim + 12)
 
 
-def estimator_of(asked: Asked) -> PoseEstimator:
-    """The pose estimator of the methods to compare with, with the seed that is asked for."""
-    return make_estimator(max_error=baselines.MAX_ERROR, seed=asked.seed)
-
-
-def of_features(localizer: LocalizesFeatures) -> Locate:
+def of_features(localizer: Localizer | MatchingLocalizer) -> Locate:
     """What localizes from features and a camera, a guessed one where it is not known."""
-    return lambda query: localizer.localize_features(query.features, query.camera)
+
+    def locate(query: Query, seed: int) -> LocalizationResult:
+        localizer.estimator.seed = seed
+        return localizer.localize_features(query.features, query.camera)
+
+    return locate
 
 
 METHODS: dict[str, Method] = {
@@ -188,7 +186,7 @@ def measure(name: str, row: Row, data_dir: Path, work: Path, seeds: Sequence[int
         method = METHODS[key]
         chosen, some = (evenly(images, few), seeds[:1]) if method.slow else (images, seeds)
         try:
-            found[key] = [ask(method, Asked(folder, scene, data, model, features, seed), chosen, row.camera) for seed in some]
+            found[key] = ask(method, Asked(folder, scene, data, model, features), chosen, row.camera, some)
         except WeightsError as error:
             print(f"{name}: {key} is left out: {error}", flush=True)
     counts = {"mapped": len(mapped.images), "queries": len(images)}
@@ -208,15 +206,19 @@ def evenly(images: Sequence[SceneImage], count: int) -> list[SceneImage]:
     return [images[i] for i in np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)]
 
 
-def ask(method: Method, asked: Asked, images: Sequence[SceneImage], known: bool) -> dict[str, Any]:
-    """Figures of one method on some of the queries."""
+def ask(method: Method, asked: Asked, images: Sequence[SceneImage], known: bool, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """Figures of one method on some of the queries, for every seed."""
     locate, size = method.make(asked)
     scene, mapped = asked.scene, asked.scene.with_images(asked.scene.split("train", "val"))
     with FeatureReader(asked.features) as queries:
-        results = {i.name: locate(Query(scene.path(i), queries.read(i.name), scene.camera(i), known)) for i in images}
-    poses = {name: result.cam_from_world for name, result in results.items() if result.cam_from_world is not None}
-    scores = score_images(images, poses, {name: result.to_json(name) for name, result in results.items()})
-    return {**figures(scores, scene.units, scene_extent(mapped)), "map_bytes": size}
+        photos = {image.name: Query(scene.path(image), queries.read(image.name), scene.camera(image), known) for image in images}
+    each = []
+    for seed in seeds:
+        results = {name: locate(photo, seed) for name, photo in photos.items()}
+        poses = {name: result.cam_from_world for name, result in results.items() if result.cam_from_world is not None}
+        scores = score_images(images, poses, {name: result.to_json(name) for name, result in results.items()})
+        each.append({**figures(scores, scene.units, scene_extent(mapped)), "map_bytes": size})
+    return each
 
 
 def figures(scores: Sequence[Score], units: str, extent: float) -> dict[str, Any]:

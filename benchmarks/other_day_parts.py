@@ -176,8 +176,8 @@ def measure(name: str, row: Row, data_dir: Path, work: Path, parts: Sequence[str
     for key in parts:
         part = PARTS.get(key, Part())
         method = METHODS[key] if key in BESIDE else part.method()
-        asked = Asked(folder, scene, data, train(row, home, work, part.options), features, seed=0)
-        found[key] = [ask(method, asked, images, row.camera)]
+        asked = Asked(folder, scene, data, train(row, home, work, part.options), features)
+        found[key] = ask(method, asked, images, row.camera, (0,))
     counts = {"mapped": len(mapped.images), "queries": len(images)}
     return {"units": scene.units, "extent": scene_extent(mapped), **counts, "methods": found}
 
