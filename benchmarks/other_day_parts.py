@@ -40,7 +40,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # run as a script or loaded by a
 from accuracy import machine
 from other_day import METHODS, Asked, Locate, Method, ask, of_features, train
 from other_day_data import ROWS, Row, prepare
-from other_day_table import describe, recalls_and_error
+from other_day_table import brief, describe
 from page import replaced
 
 RESULTS = Path(__file__).parent / "results" / "other_day_parts.json"
@@ -187,7 +187,7 @@ def table(rows: Mapping[str, Any]) -> str:
     order = [name for name in ASKED if name in rows]
     lines = [("", *order), ("---",) * (1 + len(order))]
     for part in (*BESIDE, *PARTS):
-        lines.append((part, *(recalls_and_error(rows[name], part) for name in order)))
+        lines.append((part, *(brief(rows[name], part) for name in order)))
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 

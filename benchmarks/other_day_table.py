@@ -69,14 +69,18 @@ def _mean(runs: Sequence[Run]) -> dict[str, Any]:
     return {**runs[0], **middle, "recall": recall}
 
 
-def recalls_and_error(row: Mapping[str, Any], method: str) -> str:
-    """Recall within 2, 5 and 25 cm (10 %), and the median error; "not measured" for a method that was not."""
-    runs = row["methods"].get(method)
-    if not runs:
-        return "not measured"
+def shares(row: Mapping[str, Any], method: str) -> list[str]:
+    """Recall within 2, 5 and 25 cm (10 % of the extent) in percent, medians over the seeds."""
     keys = ("2", "5", "25" if row["units"] == METRES else "10")
-    shares = " / ".join(f"{100 * _middle([run['recall'][key] for run in runs]):.0f}" for key in keys)
-    return f"{shares} %, {_error(runs, row['units'])}"
+    return [f"{100 * _middle([run['recall'][key] for run in row['methods'][method]]):.0f}" for key in keys]
+
+
+def brief(row: Mapping[str, Any], method: str) -> str:
+    """These shares and the median error, "not measured" for a method that was not."""
+    if method not in row["methods"]:
+        return "not measured"
+    runs = row["methods"][method]
+    return f"{'/'.join(shares(row, method))}, {_middle([_far(run['median_t']) for run in runs]):.2f}"
 
 
 def _cell(row: Mapping[str, Any], method: str) -> str:
@@ -84,7 +88,8 @@ def _cell(row: Mapping[str, Any], method: str) -> str:
     if not runs:
         return "not measured"
     few = f", {runs[0]['queries']} queries" if runs[0]["queries"] < row["queries"] else ""
-    return f"{recalls_and_error(row, method)}; {_ms(runs)}, {runs[0]['map_bytes'] / 1e6:.1f} MB{few}"
+    found = f"{' / '.join(shares(row, method))} %, {_error(runs, row['units'])}"
+    return f"{found}; {_ms(runs)}, {runs[0]['map_bytes'] / 1e6:.1f} MB{few}"
 
 
 def _recalls(row: Mapping[str, Any]) -> tuple[tuple[str, float, float], ...]:
