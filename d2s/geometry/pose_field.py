@@ -27,7 +27,7 @@ MOST_ANCHORS = 600
 MOST_TRIED = 300
 """Of these, the images on which the length scales are tried."""
 BLOCKS = (3, 6, 12)
-"""Stretches, long to short, of the mapping images that cross-validation holds out, one at a time: neighbours of a video would hide errors."""
+"""Stretches of the mapping images, long to short, that cross-validation holds out, one at a time: neighbours would hide every error."""
 LENGTHS = (0.6, 1.2, 2.4)
 """Length scales to choose from, as multiples of the typical distance of a camera from the middle of all."""
 ANGLES_DEG = (20.0, 40.0, 80.0)
