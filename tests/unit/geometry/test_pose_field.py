@@ -77,7 +77,7 @@ def test_its_deviations_explain_the_errors_on_stretches_that_it_has_not_seen() -
     drift = 0.02 * np.stack([np.sin(along + phase) for phase in rng.uniform(0, 6, 6)], axis=1)
     given = np.stack([pose.compose(motion(d), p) for d, p in zip(drift, refined, strict=True)])
     squared = []
-    for held in np.array_split(np.arange(480), 8):
+    for held in np.array_split(np.arange(480), 8)[::2]:
         rest = np.setdiff1d(np.arange(480), held)
         field = fit_pose_field(refined[rest], given[rest])
         if field is not None:
