@@ -8,6 +8,7 @@ Far from all of them the mean motion remains.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -25,12 +26,21 @@ MOST_ANCHORS = 600
 """Mapping images that the field is built on: 45 kB of a model."""
 MOST_TRIED = 300
 """Of these, the images on which the length scales are tried."""
-BLOCKS = (6, 12)
-"""Stretches of the mapping images that cross-validation holds out, one at a time: neighbours of a video would hide every error."""
+BLOCKS = (3, 6, 12)
+"""Stretches of the mapping images, long to short, that cross-validation holds out, one at a time: neighbours would hide every error."""
 LENGTHS = (0.6, 1.2, 2.4)
 """Length scales to choose from, as multiples of the typical distance of a camera from the middle of all."""
 ANGLES_DEG = (20.0, 40.0, 80.0)
 NOISES = (0.01, 0.1, 1.0)
+KERNELS: dict[str, Callable[[Array, Array], Array]] = {
+    "gaussian": lambda far, turned: np.exp(-0.5 * (far + turned)),
+    "quadratic": lambda far, turned: 1 / (1 + 0.5 * (far + turned)),
+    "sum": lambda far, turned: 0.5 * (_matern(far) + _matern(turned)),
+}
+"""Likeness by squared distance and squared angle, as multiples of their scales; files number them in this order. Drift has many lengths:
+the Gaussian kernel of earlier versions knows one, and goes on with a slope beyond the last anchor.
+"""
+ROTATION, TRANSLATION = "sum", "quadratic"
 CHI_SQUARE_3 = 2.366
 """Median of the squared length of three independent standard normal numbers."""
 WORTH = 0.9
@@ -38,40 +48,62 @@ WORTH = 0.9
 
 
 @dataclass(frozen=True)
+class Reach:
+    """Of an anchor: `length` in the scene's unit, `angle_deg` in degrees, `kernel` of KERNELS. `noise`: variance of the given poses' own
+    errors, as a share of that of the motions.
+    """
+
+    length: float
+    angle_deg: float
+    noise: float = 1.0
+    kernel: str = "gaussian"
+
+    def likeness(self, distance: Array, angle: Array) -> Array:
+        """1 for equal poses, falling with distance and with the angle between them."""
+        return KERNELS[self.kernel]((distance / self.length) ** 2, (angle / self.angle_deg) ** 2)
+
+
+@dataclass(frozen=True)
 class PoseField:
     """`anchors` (K, 3, 4): refined poses of mapping images. `weights` (K, 6) and `mean` (6,): rotation vector in radians and translation in
-    the scene's unit, both in camera axes. `length` in the scene's unit and `angle_deg` in degrees: reach of an anchor. `spread` (2,):
-    standard deviations per axis, in radians and in the scene's unit, of the motions that the field expects about their mean; `noise`: of
-    the given poses, as a share of these variances. A spread of 0: nothing is known.
+    the scene's unit, both in camera axes. `reach` and `spread`, for rotation and for translation: that of an anchor, and standard
+    deviations per axis, in radians and in the scene's unit, of the motions that the field expects about their mean. A spread of 0: nothing
+    is known.
     """
 
     anchors: Array
     weights: Array
     mean: Array
-    length: float
-    angle_deg: float
-    noise: float = 1.0
+    reach: tuple[Reach, Reach]
     spread: tuple[float, float] = (0.0, 0.0)
 
     def correct(self, cam_from_map: ArrayLike) -> Array:
         """cam_from_world (3, 4) in the frame of the given poses of a pose (3, 4) that was found in the map."""
         found = np.asarray(cam_from_map, dtype=np.float64)
-        likeness = _likeness(*_distances(found[None], self.anchors), self.length, self.angle_deg)[0]
-        return pose.compose(motion(self.mean + likeness @ self.weights), found)
+        turned, moved = self._likeness(found[None])
+        return pose.compose(motion(self.mean + np.concatenate([turned[0] @ self.weights[:, :3], moved[0] @ self.weights[:, 3:]])), found)
 
     def deviations(self, cam_from_map: ArrayLike) -> tuple[float, float]:
         """Standard deviations per axis, in radians and in the scene's unit, of the given pose from what `correct` makes of a pose (3, 4).
 
         Least among many anchors; far from all of them, those of the motions themselves.
         """
-        likeness = _likeness(*_distances(np.asarray(cam_from_map, dtype=np.float64)[None], self.anchors), self.length, self.angle_deg)
-        share = float(np.sqrt(_variances(likeness, self._factor, self.noise)[0]))
-        return share * self.spread[0], share * self.spread[1]
+        likeness = self._likeness(np.asarray(cam_from_map, dtype=np.float64)[None])
+        turned, moved = (
+            spread * float(np.sqrt(_variances(like, factor, reach.noise)[0]))
+            for like, factor, reach, spread in zip(likeness, self._factors, self.reach, self.spread, strict=True)
+        )
+        return turned, moved
 
     @cached_property
-    def _factor(self) -> Array:
-        """Cholesky factor (K, K) of the covariance of the anchors: 40 ms with the first query, instead of 1.4 MB of a model."""
-        return _factor(_likeness(*_distances(self.anchors, self.anchors), self.length, self.angle_deg), self.noise)
+    def _factors(self) -> list[Array]:
+        """Cholesky factors (K, K) of the covariances of the anchors: 80 ms with the first query, instead of 2.8 MB of a model."""
+        return [_factor(like, reach.noise) for like, reach in zip(self._likeness(self.anchors), self.reach, strict=True)]
+
+    def _likeness(self, poses: Array) -> list[Array]:
+        """Of poses (N, 3, 4) to the anchors (N, K), for rotation and for translation."""
+        far = _distances(poses, self.anchors)
+        return [reach.likeness(*far) for reach in self.reach]
 
 
 def fit_pose_field(refined: ArrayLike, given: ArrayLike) -> PoseField | None:
@@ -86,19 +118,22 @@ def fit_pose_field(refined: ArrayLike, given: ArrayLike) -> PoseField | None:
     anchors, targets = refined[chosen], given[chosen]
     motions = np.stack([small_motion(pose.compose(g, pose.inverse(r))) for r, g in zip(anchors, targets, strict=True)])
     unit = typical_distance(anchors)
-    distance, angle = _distances(anchors, anchors)
+    distances = _distances(anchors, anchors)
     some = np.arange(0, len(anchors), -(-len(anchors) // MOST_TRIED))
-    trial = distance[np.ix_(some, some)], angle[np.ix_(some, some)]
-    best = min(
-        (held_out_error(_likeness(*trial, length * unit, reach), motions[some], noise, unit), length * unit, reach, noise)
-        for length, reach, noise in product(LENGTHS, ANGLES_DEG, NOISES)
-    )
-    if not best[0] < WORTH * _size(motions[some], unit):
+    trial = [values[np.ix_(some, some)] for values in distances]
+    mean, before, after = motions.mean(axis=0), 0.0, 0.0
+    weights, reaches, spreads = [], [], []
+    for half, kernel, size in ((slice(0, 3), ROTATION, 1.0), (slice(3, 6), TRANSLATION, unit)):
+        choices = [Reach(length * unit, angle, noise, kernel) for length, angle, noise in product(LENGTHS, ANGLES_DEG, NOISES)]
+        errors = [held_out_error(reach.likeness(*trial), motions[some, half], reach.noise) for reach in choices]
+        reach = choices[int(np.argmin(errors))]
+        before, after = before + _size(motions[some, half]) / size, after + min(errors) / size
+        weights.append(_solve(reach.likeness(*distances), (motions - mean)[:, half], reach.noise))
+        spreads.append(_spread(reach.likeness(*trial), motions[some, half], reach.noise))
+        reaches.append(reach)
+    if not after < WORTH * before:
         return None
-    _, length, reach, noise = best
-    mean = motions.mean(axis=0)
-    weights = _solve(_likeness(distance, angle, length, reach), motions - mean, noise)
-    return PoseField(anchors, weights, mean, length, reach, noise, _spread(_likeness(*trial, length, reach), motions[some], noise))
+    return PoseField(anchors, np.concatenate(weights, axis=1), mean, (reaches[0], reaches[1]), (spreads[0], spreads[1]))
 
 
 def typical_distance(poses: Array) -> float:
@@ -107,13 +142,13 @@ def typical_distance(poses: Array) -> float:
     return max(float(np.median(np.linalg.norm(centers - np.median(centers, axis=0), axis=1))), 1e-9)
 
 
-def held_out_error(likeness: Array, motions: Array, noise: float, unit: float) -> float:
-    """Mean size of what a field leaves of the motions (K, 6) on stretches of the path that it was not fitted to, short and long ones."""
-    return float(np.mean([_size(left_over(likeness, motions, noise, blocks), unit) for blocks in BLOCKS]))
+def held_out_error(likeness: Array, motions: Array, noise: float) -> float:
+    """Mean length of what is left of the motions (K, 3) on stretches of the path that a field was not fitted to, short and long ones."""
+    return float(np.mean([_size(left_over(likeness, motions, noise, blocks)) for blocks in BLOCKS]))
 
 
 def left_over(likeness: Array, motions: Array, noise: float, blocks: int) -> Array:
-    """What is left of each motion (K, 6) after a field that was fitted without its stretch of the path."""
+    """What is left of each motion (K, 3) after a field that was fitted without its stretch of the path."""
     left = np.empty_like(motions)
     for held, rest in _stretches(len(motions), blocks):
         mean = motions[rest].mean(axis=0)
@@ -128,13 +163,12 @@ def _stretches(count: int, blocks: int) -> list[tuple[NDArray[np.int64], NDArray
     return [(held, np.setdiff1d(every, held)) for held in np.array_split(every, blocks)]
 
 
-def _size(motions: Array, unit: float) -> float:
-    """Mean over images of the length of the translation, in `unit`, plus the angle in radians."""
-    return float((np.linalg.norm(motions[:, 3:], axis=1) / unit + np.linalg.norm(motions[:, :3], axis=1)).mean())
+def _size(motions: Array) -> float:
+    return float(np.linalg.norm(motions, axis=1).mean())
 
 
-def _spread(likeness: Array, motions: Array, noise: float) -> tuple[float, float]:
-    """The spread of a field that explains what it leaves of the motions (K, 6) on stretches that it was not fitted to.
+def _spread(likeness: Array, motions: Array, noise: float) -> float:
+    """The spread of a field that explains what it leaves of the motions (K, 3) on stretches that it was not fitted to.
 
     Medians decide: wrong poses must not.
     """
@@ -142,9 +176,8 @@ def _spread(likeness: Array, motions: Array, noise: float) -> tuple[float, float
     for held, rest in _stretches(len(motions), BLOCKS[0]):
         factor = _factor(likeness[np.ix_(rest, rest)], noise)
         expected[held] = _variances(likeness[np.ix_(held, rest)], factor, noise)
-    left = left_over(likeness, motions, noise, BLOCKS[0]) / np.sqrt(expected)[:, None]
-    turned, moved = (float(np.median((part**2).sum(axis=1))) for part in (left[:, :3], left[:, 3:]))
-    return float(np.sqrt(turned / CHI_SQUARE_3)), float(np.sqrt(moved / CHI_SQUARE_3))
+    squared = (left_over(likeness, motions, noise, BLOCKS[0]) ** 2).sum(axis=1) / expected
+    return float(np.sqrt(np.median(squared) / CHI_SQUARE_3))
 
 
 def _factor(likeness: Array, noise: float) -> Array:
@@ -167,9 +200,10 @@ def _distances(a: Array, b: Array) -> tuple[Array, Array]:
     return distance, np.degrees(np.arccos(np.clip(cosine, -1, 1)))
 
 
-def _likeness(distance: Array, angle: Array, length: float, reach_deg: float) -> Array:
-    """1 for equal poses, falling with distance and with the angle between them."""
-    return np.exp(-0.5 * ((distance / length) ** 2 + (angle / reach_deg) ** 2))
+def _matern(squared: Array) -> Array:
+    """Of a squared distance: the Matérn kernel of smoothness 3/2."""
+    scaled = np.sqrt(3 * squared)
+    return np.asarray((1 + scaled) * np.exp(-scaled))
 
 
 def small_motion(b_from_a: Array) -> Array:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from d2s.errors import FormatError
-from d2s.geometry.pose_field import PoseField
+from d2s.geometry.pose_field import KERNELS, PoseField, Reach
 
-SHAPES = {"anchors": (-1, 3, 4), "weights": (-1, 6), "mean": (6,), "reach": (2,), "noise": (1,), "spread": (2,)}
+SHAPES = {"anchors": (-1, 3, 4), "weights": (-1, 6), "mean": (6,), "reach": (-1,), "noise": (-1,), "spread": (2,)}
+"""Noise and spread are not in every file of earlier versions: these do not say how sure they are."""
 
 
 def save_pose_field(path: Path, field: PoseField) -> None:
@@ -22,8 +23,8 @@ def save_pose_field(path: Path, field: PoseField) -> None:
             "anchors": field.anchors.astype(np.float32),
             "weights": field.weights.astype(np.float32),
             "mean": field.mean,
-            "reach": np.array([field.length, field.angle_deg]),
-            "noise": np.array([field.noise]),
+            "reach": np.array([[reach.length, reach.angle_deg, [*KERNELS].index(reach.kernel)] for reach in field.reach]),
+            "noise": np.array([reach.noise for reach in field.reach]),
             "spread": np.array(field.spread),
         },
         path,
@@ -34,11 +35,18 @@ def load_pose_field(path: Path) -> PoseField:
     """Raises FormatError for a file that is not one."""
     try:
         arrays = {name: values.astype(np.float64).reshape(SHAPES[name]) for name, values in load_file(path).items() if name in SHAPES}
-        length, angle_deg = arrays["reach"].tolist()
-        field = PoseField(arrays["anchors"], arrays["weights"], arrays["mean"], length, angle_deg)
-        if "spread" not in arrays:  # files of earlier versions do not say how sure they are
-            return field
-        turned, moved = arrays["spread"].tolist()
-        return replace(field, noise=float(arrays["noise"][0]), spread=(turned, moved))
-    except (SafetensorError, KeyError, ValueError) as error:
+        spread = tuple(arrays["spread"].tolist()) if "spread" in arrays else (0.0, 0.0)
+        reach = _reaches(arrays["reach"], arrays.get("noise", np.ones(1)))
+        return PoseField(arrays["anchors"], arrays["weights"], arrays["mean"], reach, spread)
+    except (SafetensorError, KeyError, ValueError, IndexError) as error:
         raise FormatError(f"{path} is damaged ({' '.join(str(error).split())[:200]}).", "Copy the model again, or train again.") from None
+
+
+def _reaches(reach: NDArray[np.float64], noise: NDArray[np.float64]) -> tuple[Reach, Reach]:
+    """For rotation and translation. Earlier versions have one for both, of a Gaussian kernel."""
+    rows = np.resize(np.r_[reach, 0] if len(reach) == 2 else reach, (2, 3)).tolist()
+    turned, moved = (
+        Reach(length, angle_deg, share, [*KERNELS][int(kernel)])
+        for (length, angle_deg, kernel), share in zip(rows, np.resize(noise, 2).tolist(), strict=True)
+    )
+    return turned, moved

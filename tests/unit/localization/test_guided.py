@@ -8,7 +8,7 @@ import pytest
 from d2s.features.base import LocalFeatures
 from d2s.geometry import pose
 from d2s.geometry.camera import parse_camera, project
-from d2s.geometry.pose_field import PoseField, motion
+from d2s.geometry.pose_field import PoseField, Reach, motion
 from d2s.localization.guided import refine_by_map
 from d2s.localization.localizer import Localizer
 from d2s.localization.table import make_estimator
@@ -129,7 +129,7 @@ class FewLandmarks:
 @pytest.mark.parametrize("with_field", [False, True])
 def test_localizer_looks_again(with_field: bool) -> None:
     features, landmarks = place()
-    field = PoseField(TRUE[None], np.zeros((1, 6)), np.array([0, 0, 0, 0.5, 0, 0]), 1.0, 10.0) if with_field else None
+    field = PoseField(TRUE[None], np.zeros((1, 6)), np.array([0, 0, 0, 0.5, 0, 0]), (Reach(1.0, 10.0),) * 2) if with_field else None
     plain = Localizer(FewLandmarks(features, None), make_estimator("poselib", MAX_ERROR)).localize_features(features, CAMERA)
     again = Localizer(FewLandmarks(features, landmarks, field), make_estimator("poselib", MAX_ERROR)).localize_features(features, CAMERA)
     assert pose.pose_error(again.cam_from_map, TRUE)[0] < 0.3 * pose.pose_error(plain.cam_from_map, TRUE)[0]

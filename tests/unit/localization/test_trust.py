@@ -12,7 +12,7 @@ import pytest
 from d2s.errors import FormatError
 from d2s.geometry import pose
 from d2s.geometry.camera import parse_camera, unproject
-from d2s.geometry.pose_field import PoseField, motion
+from d2s.geometry.pose_field import PoseField, Reach, motion
 from d2s.localization.calibration import MAX_SHIFT, Observation, calibrate, most_likely_shift, shared_error
 from d2s.localization.covariance import spread_r_deg, spread_t
 from d2s.localization.doubt import doubt
@@ -140,7 +140,7 @@ def test_a_calibration_moves_odds_and_widens_covariances():
 
 def test_a_pose_field_widens_covariances_where_it_is_far_from_its_anchors():
     here = GOOD.cam_from_map
-    field = PoseField(here[None], np.zeros((1, 6)), np.zeros(6), 1.0, 10.0, 1e-4, (math.radians(2), 0.3))
+    field = PoseField(here[None], np.zeros((1, 6)), np.zeros(6), (Reach(1.0, 10.0, 1e-4),) * 2, (math.radians(2), 0.3))
     far = replace(field, anchors=pose.compose(motion(np.array([0, 0, 0, 100.0, 0, 0])), here)[None])
     plain, near, away = (Judge(Calibration(images=5), 0.0, field=one)(GOOD, CAMERA, MAX_ERROR).trust for one in (None, field, far))
     assert away.sigma_t == pytest.approx(math.hypot(plain.sigma_t, WIDER * 0.3 * math.sqrt(3)), rel=1e-3)
