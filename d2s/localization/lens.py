@@ -38,14 +38,17 @@ def lens_jacobian(camera: pycolmap.Camera, points: Array, pixels: Array, free: F
 
 
 def kept_jacobian(camera: pycolmap.Camera, points: Array, free: Free) -> Array:
-    """What a standard deviation of each number that is not `free` would move pixels by, (N, 2, so many), of points (N, 3) in its frame."""
-    columns = []
-    if CENTER not in free:
-        columns.append(np.tile(KEPT_CENTER * max(camera.width, camera.height) * np.eye(2), (len(points), 1, 1)))
-    if RADIAL not in free:
-        rays = points[:, :2] / points[:, 2:]
-        columns.append((KEPT_RADIAL * camera.mean_focal_length() * rays * (rays**2).sum(axis=1, keepdims=True))[:, :, None])
-    return np.concatenate([np.zeros((len(points), 2, 0)), *columns], axis=2)
+    """What a standard deviation of each number that nobody knows and that is not `free` would move pixels by, (N, 2, so many), of points
+    (N, 3) in the camera's frame. Where the principal point is free, a known lens was zoomed or its image cropped: the rest is known.
+    """
+    if CENTER in free:
+        return np.zeros((len(points), 2, 0))
+    shifts = np.tile(KEPT_CENTER * max(camera.width, camera.height) * np.eye(2), (len(points), 1, 1))
+    if RADIAL in free:
+        return shifts
+    rays = points[:, :2] / points[:, 2:]
+    bend = KEPT_RADIAL * camera.mean_focal_length() * rays * (rays**2).sum(axis=1, keepdims=True)
+    return np.concatenate([shifts, bend[:, :, None]], axis=2)
 
 
 def _jacobian(camera: pycolmap.Camera, points: Array, pixels: Array, name: str) -> Array:
