@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from d2s.geometry import pose
 from d2s.geometry.camera import project
-from d2s.localization.lens import Free, lens_jacobian, size_of
+from d2s.localization.lens import Free, kept_jacobian, lens_jacobian, size_of
 from d2s.localization.refine import pose_jacobian
 
 Array = NDArray[np.float64]
@@ -40,7 +40,10 @@ def pose_covariance(cam_from_world: Array, pixels: Array, xyz: Array, camera: py
 
 
 def joint_covariance(cam_from_world: Array, pixels: Array, xyz: Array, camera: pycolmap.Camera, free: Free) -> Array | None:
-    """Covariance of a left perturbation (w, tau) of the pose, then of what is `free` of the camera; arguments as `pose_covariance`."""
+    """Covariance of a left perturbation (w, tau) of the pose, then of what is `free` of the camera; arguments as `pose_covariance`.
+
+    Where something is free, nobody knows the rest of the camera either: what it may be off moves the estimates, too.
+    """
     local = pose.transform(cam_from_world, xyz)
     projected, _ = project(camera, local)
     residuals = projected - pixels
@@ -53,7 +56,13 @@ def joint_covariance(cam_from_world: Array, pixels: Array, xyz: Array, camera: p
         jacobian = np.concatenate([jacobian, lens_jacobian(camera, local[valid], projected[valid], free)], axis=2)
     curvature, scatter = _moments(residuals, count)
     inverse = _inverse(np.einsum("nij,nik->jk", jacobian, jacobian))
-    return None if inverse is None else inverse * scatter / curvature**2
+    if inverse is None:
+        return None
+    covariance = inverse * scatter / curvature**2
+    if free:
+        moved = inverse @ np.einsum("nij,nik->jk", jacobian, kept_jacobian(camera, local[valid], free))
+        covariance = covariance + moved @ moved.T
+    return covariance
 
 
 def centre_from_left(cam_from_world: Array, left: Array) -> Array:

@@ -55,7 +55,7 @@ def estimate_with_focal(
     problem = degeneracy(points) or ("4 usable points, 5 are needed without a camera" if len(points) <= FOCAL_SAMPLE else "")
     if problem:
         return _failure(points, problem)
-    start = _ransac(points, max_error, seed) or _try_focals(points, max_error, seed)
+    start = start_with_focal(points, max_error, seed)
     if start is None:
         return _failure(points, f"no pose and focal length for {len(points)} points")
     cam_from_map, camera, free = refine_lens(start[0], points.seen_by(start[1]), max_error)
@@ -68,6 +68,11 @@ def estimate_with_focal(
     if deviation > OPEN:
         return _failure(points, open_reason(camera, deviation))
     return PoseEstimate(True, cam_from_map, points.scatter(inliers), "", camera, free)
+
+
+def start_with_focal(points: Correspondences, max_error: float, seed: int = 0) -> tuple[Array, pycolmap.Camera] | None:
+    """Pose and camera, its focal length found anew, where refinement may begin; None where too few points agree on any."""
+    return _ransac(points, max_error, seed) or _try_focals(points, max_error, seed)
 
 
 def refine_lens(cam_from_map: Array, points: Correspondences, max_error: float) -> tuple[Array, pycolmap.Camera, Free]:
@@ -110,8 +115,8 @@ def _try_focals(points: Correspondences, max_error: float, seed: int) -> tuple[A
     """The pose with the most inliers among those of cameras with the TRIED focal lengths."""
     estimator = make_estimator("poselib", max_error, seed=seed, options={"max_iterations": SAMPLES})
     best: tuple[int, Array, pycolmap.Camera] | None = None
-    for share in TRIED:
-        camera = moved_lens(points.camera, (FOCAL,), np.array([math.log(share / USUAL)]))
+    for focal in TRIED * max(points.camera.width, points.camera.height):
+        camera = moved_lens(points.camera, (FOCAL,), np.array([math.log(focal / points.focal)]))
         found = estimator.estimate(points.pixels, points.xyz, camera, points.weights)
         if found.cam_from_world is not None and (best is None or found.num_inliers > best[0]):
             best = found.num_inliers, found.cam_from_world, camera

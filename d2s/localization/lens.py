@@ -19,6 +19,10 @@ STEP = 1e-5  # of a radial coefficient, for its derivative
 FOCAL_RANGE = (0.3, 6.0)
 """Focal lengths that are believed, as a share of the longer image side: 118 to 9.5 degrees from one end of it to the other."""
 
+KEPT_CENTER, KEPT_RADIAL = 0.003, 0.02
+"""How far off what is not estimated of a camera may be where the rest is: the principal point as a share of the longer image side, and the
+first coefficient of distortion. Standard deviations, before those of all poses are widened (`d2s.localization.trust`)."""
+
 Free = tuple[str, ...]
 
 
@@ -31,6 +35,20 @@ def lens_jacobian(camera: pycolmap.Camera, points: Array, pixels: Array, free: F
     """Derivative (N, 2, size_of(free)) of the pixels (N, 2) to which a camera projects points (N, 3) in its frame."""
     columns = [_jacobian(camera, points, pixels, name) for name in free]
     return np.concatenate([np.zeros((len(points), 2, 0)), *columns], axis=2)
+
+
+def kept_jacobian(camera: pycolmap.Camera, points: Array, free: Free) -> Array:
+    """What a standard deviation of each number that nobody knows and that is not `free` would move pixels by, (N, 2, so many), of points
+    (N, 3) in the camera's frame. Where the principal point is free, a known lens was zoomed or its image cropped: the rest is known.
+    """
+    if CENTER in free:
+        return np.zeros((len(points), 2, 0))
+    shifts = np.tile(KEPT_CENTER * max(camera.width, camera.height) * np.eye(2), (len(points), 1, 1))
+    if RADIAL in free:
+        return shifts
+    rays = points[:, :2] / points[:, 2:]
+    bend = KEPT_RADIAL * camera.mean_focal_length() * rays * (rays**2).sum(axis=1, keepdims=True)
+    return np.concatenate([shifts, bend[:, :, None]], axis=2)
 
 
 def _jacobian(camera: pycolmap.Camera, points: Array, pixels: Array, name: str) -> Array:

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pycolmap
 from numpy.typing import ArrayLike
 
+from d2s.localization.acceptance import FOCAL_SAMPLE
 from d2s.localization.base import PoseEstimate, PoseEstimator
-from d2s.localization.correspondences import Correspondences
+from d2s.localization.correspondences import Correspondences, degeneracy
 from d2s.localization.focal import OPEN, estimate_with_focal, focal_deviation, open_reason
 from d2s.localization.guided import CLOSE
 from d2s.localization.misfit import other_camera
@@ -32,10 +33,10 @@ def estimate_pose(
     if camera is None:
         return estimate_with_focal(pixels, xyz, size, estimator.max_error, reliability, estimator.seed)
     found = estimator.estimate(pixels, xyz, camera, reliability)
-    if not found.success:
-        return found
     points = Correspondences.clean(pixels, xyz, camera, reliability)
-    return other_camera(found, points, estimator.max_error, usual) or found
+    if degeneracy(points) or len(points) <= FOCAL_SAMPLE:
+        return found
+    return other_camera(found, points, estimator.max_error, usual, estimator.seed) or found
 
 
 def settle(result: LocalizationResult, found: PoseEstimate, camera: pycolmap.Camera | None, max_error: float) -> LocalizationResult:

@@ -7,10 +7,11 @@ import pytest
 
 from d2s.geometry import pose
 from d2s.geometry.camera import make_camera, parse_camera, project, unproject
+from d2s.localization.base import PoseEstimate
 from d2s.localization.correspondences import Correspondences
 from d2s.localization.covariance import pose_covariance, pose_difference
 from d2s.localization.focal import estimate_with_focal
-from d2s.localization.lens import CENTER, FOCAL, RADIAL, lens_jacobian, moved_lens, size_of
+from d2s.localization.lens import CENTER, FOCAL, KEPT_CENTER, KEPT_RADIAL, RADIAL, lens_jacobian, moved_lens, size_of
 from d2s.localization.misfit import gain, other_camera
 from d2s.localization.table import make_estimator
 
@@ -72,10 +73,14 @@ def test_what_gives_no_pose_is_a_failure_with_a_reason(count, outliers, word):
 
 
 def test_an_unknown_focal_length_makes_the_pose_less_certain_and_the_covariance_says_so():
-    """Errors lie in their ellipsoids: six degrees of freedom, so 12.6 holds 95 %; a fixed camera's covariance would be far too small."""
-    squared, ratio = [], []
+    """Errors lie in their ellipsoids: six degrees of freedom, so 12.6 holds 95 %; a fixed camera's covariance would be far too small.
+
+    What is not estimated, principal point and distortion, is off by what it may be.
+    """
+    squared, ratio, random = [], [], np.random.default_rng(0)
     for seed in range(25):
-        pixels, xyz = seen(lens(700.0), 60, noise=1.0, depth=(4.0, 6.0), seed=seed)
+        center = np.array([320.0, 240.0]) + 640 * KEPT_CENTER * random.normal(size=2)
+        pixels, xyz = seen(lens(700.0, KEPT_RADIAL * random.normal(), center), 60, noise=1.0, depth=(4.0, 6.0), seed=seed)
         found = estimate_with_focal(pixels, xyz, SIZE, MAX_ERROR)
         rows = found.inliers
         free, fixed = (pose_covariance(found.cam_from_world, pixels[rows], xyz[rows], found.camera, f) for f in (found.free, ()))
@@ -119,9 +124,32 @@ def test_a_crop_and_another_lens_are_seen_and_mended(true):
     assert pose.pose_error(found.cam_from_world, TRUE)[0] < 0.15
 
 
-def test_a_camera_that_no_crop_explains_is_not_taken():
+def test_where_only_a_camera_fits_that_no_crop_explains_the_pose_is_refused():
     """The principal point of a longer focal length cannot lie far outside the middle of what was enlarged."""
-    assert asked(lens(520.0), lens(530.0, center=(500.0, 60.0)), noise=0.5) is None
+    found = asked(lens(520.0), lens(530.0, center=(500.0, 60.0)), noise=0.5)
+    assert found is not None and not found.success and "camera does not fit" in found.reason and not found.inliers.any()
+
+
+@pytest.mark.parametrize(
+    ("share", "place"), [(0.5, (0.5, 0.5)), (0.5, (1.0, 0.0)), (0.65, (0.0, 0.5)), (0.9, (0.0, 1.0)), (0.95, (0.5, 0.5))]
+)
+def test_a_crop_is_found_from_a_pose_of_the_wrong_camera_or_from_none(share, place):
+    """Wherever the part lay that was enlarged, and also where the uncropped camera gives no pose at all."""
+    size = np.array(SIZE)
+    true = lens(520.0 / share, center=(size / 2 - (1 - share) * size * place) / share)
+    pixels, xyz = seen(true, 400, noise=1.0, outliers=0.5)
+    points = Correspondences.clean(pixels, xyz, lens(520.0))
+    nothing = PoseEstimate(False, None, np.zeros(400, dtype=bool), "no pose")
+    for first in (make_estimator(max_error=MAX_ERROR).estimate(pixels, xyz, lens(520.0)), nothing):
+        found = other_camera(first, points, MAX_ERROR)
+        assert found is not None and found.success and found.camera.mean_focal_length() == pytest.approx(520 / share, rel=0.03)
+        assert pose.pose_error(found.cam_from_world, TRUE)[0] < 0.2
+
+
+def test_a_failure_stays_one_where_nothing_agrees_with_any_camera():
+    pixels, xyz = seen(lens(520.0), 300, outliers=1.0)
+    nothing = PoseEstimate(False, None, np.zeros(300, dtype=bool), "no pose")
+    assert other_camera(nothing, Correspondences.clean(pixels, xyz, lens(520.0)), MAX_ERROR) is None
 
 
 def test_where_all_photos_of_a_map_gain_a_gain_says_nothing():
