@@ -32,7 +32,7 @@ CLEAR = 0.98
 """A camera is wrong where another one lowers the robust error below this share of what photos of the map gain by the same freedom."""
 CHANCE = 12.0
 """Three more numbers to fit take 3 / (2 n) of the error of n points by chance alone, and minima are many: eight times that is clear. With
-half of it, a right camera of the fox asked from its side was refused on 117 inliers."""
+half of it, a right camera of the fox asked from its side (0.88 on 117 inliers) would be refused."""
 PROMISING = 1 / 4
 """Share of the fall that one step must promise: for most right cameras the question ends there, after some two milliseconds."""
 THIN = 1 / 10
