@@ -271,7 +271,7 @@ class Localizer:
             # Mutual matches count alike: on another day a right one looks no more certain than a wrong one does in the recording.
             weights = reliability[count] if landmarks is None else None
             first = features.keypoints[count], points[count], features.image_size
-            found = estimate_pose(self.estimator, *first, camera, weights, float(self.info.extra.get(CAMERA_GAIN, 1.0)))
+            found = estimate_pose(self.estimator, *first, camera, weights, self.info.extra.get(CAMERA_GAIN))
             result, seen_by = self._result(found, features, points, reliability, count), found.camera or camera
             if landmarks is not None and seen_by is not None:
                 result = self._look_again(result, features, landmarks, seen_by)

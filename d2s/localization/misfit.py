@@ -32,7 +32,7 @@ CLEAR = 0.98
 """A camera is wrong where another one lowers the robust error below this share of what photos of the map gain by the same freedom."""
 CHANCE = 12.0
 """Three more numbers to fit take 3 / (2 n) of the error of n points by chance alone, and minima are many: eight times that is clear. With
-half of it, a right camera of the fox asked from its side was refused on 117 inliers."""
+half of it, a right camera of the fox asked from its side (0.88 on 117 inliers) would be refused."""
 PROMISING = 1 / 4
 """Share of the fall that one step must promise: for most right cameras the question ends there, after some two milliseconds."""
 THIN = 1 / 10
@@ -48,16 +48,19 @@ standard deviations."""
 REASON = "its camera does not fit what the image shows, nor does that of a part of an image or of a zoom: name the right one"
 
 
-def other_camera(found: PoseEstimate, points: Correspondences, max_error: float, usual: float = 1.0, seed: int = 0) -> PoseEstimate | None:
+def other_camera(
+    found: PoseEstimate, points: Correspondences, max_error: float, usual: float | None = 1.0, seed: int = 0
+) -> PoseEstimate | None:
     """The pose with the camera that fits clearly better than the one that the points were given with; None where that one does.
 
     `found`: pose of the N rows that `points` come from, or a failure. The answer is a failure where the given camera does not fit and the
-    one that does is none that a crop or another lens makes of it. `usual`: what photos of the map gain, see `gain`.
+    one that does is none that a crop or another lens makes of it. `usual`: what photos of the map gain, see `gain`; None where that is
+    not known, and then no photo is refused.
     """
     if found.cam_from_world is None:
         return _settled(_candidates([], points, max_error, seed), None, points, max_error, 0.0)
     given, near = (found.cam_from_world, points.camera), []
-    clear = CLEAR * usual
+    clear = CLEAR * (1.0 if usual is None else usual)
     if found.num_inliers >= THIN * len(points):
         if promise(given[0], points, max_error, (FOCAL, CENTER)) > 1 - PROMISING * (1 - clear):
             return None
@@ -66,7 +69,7 @@ def other_camera(found: PoseEstimate, points: Correspondences, max_error: float,
             return None
     clear *= max(1 - CHANCE / max(found.num_inliers, 1), 0.0)
     other = _settled(_candidates([given], points, max_error, seed, near), given, points, max_error, clear)
-    return None if other is None or (not other.success and usual < SOUND) else other
+    return None if other is None or (not other.success and (usual is None or usual < SOUND)) else other
 
 
 def _candidates(starts: list[State], points: Correspondences, max_error: float, seed: int, near: Sequence[State] = ()) -> list[State]:

@@ -24,11 +24,11 @@ def estimate_pose(
     size: tuple[int, int],
     camera: pycolmap.Camera | None,
     reliability: ArrayLike | None = None,
-    usual: float = 1.0,
+    usual: float | None = None,
 ) -> PoseEstimate:
     """As `PoseEstimator.estimate` for an image of `size` (width, height); the estimate names its camera where that is not the given one.
 
-    `camera`: None where it is unknown. `usual`: see `d2s.localization.misfit.gain`.
+    `camera`: None where it is unknown. `usual`: see `d2s.localization.misfit.other_camera`.
     """
     if camera is None:
         return estimate_with_focal(pixels, xyz, size, estimator.max_error, reliability, estimator.seed)

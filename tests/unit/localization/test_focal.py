@@ -130,6 +130,13 @@ def test_where_only_a_camera_fits_that_no_crop_explains_the_pose_is_refused():
     assert found is not None and not found.success and "camera does not fit" in found.reason and not found.inliers.any()
 
 
+@pytest.mark.parametrize("usual", [None, 0.8])
+def test_no_photo_is_refused_where_the_maps_own_fit_no_better_or_nobody_knows(usual):
+    pixels, xyz = seen(lens(530.0, center=(500.0, 60.0)), noise=0.5)
+    found = make_estimator(max_error=MAX_ERROR).estimate(pixels, xyz, lens(520.0))
+    assert other_camera(found, Correspondences.clean(pixels, xyz, lens(520.0)), MAX_ERROR, usual) is None
+
+
 @pytest.mark.parametrize(
     ("share", "place"), [(0.5, (0.5, 0.5)), (0.5, (1.0, 0.0)), (0.65, (0.0, 0.5)), (0.9, (0.0, 1.0)), (0.95, (0.5, 0.5))]
 )
