@@ -40,8 +40,8 @@ THIN = 1 / 10
 SIMPLER = 0.97
 """Share of the error with a free focal length alone to which a free principal point must bring it to be believed."""
 SOUND = 0.95
-"""What photos of the map gain below which no photo is refused for its camera: those of the map fit no better. On the Statue of Liberty,
-whose map knows one camera for all devices (0.84), 3 of 37 right photos were refused."""
+"""What photos of the map gain below which no photo is refused for its camera, and none mended but to a longer focal length, as a crop's:
+those of the map fit no better. On the Statue of Liberty, whose map knows one camera for all devices (0.84), 3 of 37 were refused."""
 MARGIN, DEVIATIONS = 0.02, 3.0
 """Principal points lie off the middle by so much of the longer image side in photos that nobody cropped, and are estimated to so many
 standard deviations."""
@@ -69,7 +69,12 @@ def other_camera(
             return None
     clear *= max(1 - CHANCE / max(found.num_inliers, 1), 0.0)
     other = _settled(_candidates([given], points, max_error, seed, near), given, points, max_error, clear)
-    return None if other is None or (not other.success and (usual is None or usual < SOUND)) else other
+    return None if other is None or ((usual is None or usual < SOUND) and not _longer(other, points.camera)) else other
+
+
+def _longer(found: PoseEstimate, given: pycolmap.Camera) -> bool:
+    """Whether a pose goes with a longer focal length than the given one, as that of any crop or zoom."""
+    return found.camera is not None and found.camera.mean_focal_length() > given.mean_focal_length()
 
 
 def _candidates(starts: list[State], points: Correspondences, max_error: float, seed: int, near: Sequence[State] = ()) -> list[State]:
