@@ -3,13 +3,15 @@
 Learns the constants of d2s/localization/trust.json from photos of the mapping recording, of other days, with simulated changes, and of
 other places (--fit writes them; without it, those that are there are measured). Figures are those of constants that were learnt without the
 measured place, all its models and photos: what a place that nobody has seen may expect. Beside them stand those of the shipped constants,
-which have seen all places. Results go to benchmarks/results/trust.json and into the table of docs/trust.md.
+which have seen all places. Results go to benchmarks/results/trust.json and into the tables of docs/trust_figures.md and
+docs/max_wrong.md.
 
     python benchmarks/trust.py --other_day benchmark_runs [--only statue fox …] [--fit]     # the folder of benchmarks/other_day.py
     python benchmarks/trust.py --runs benchmark_runs [--fit]                                # the folder of benchmarks/accuracy.py
     python benchmarks/trust.py --pair SCENE_FOLDER MODEL_FOLDER [--pair …] [--fit]
 
-Collecting takes about 0.2 s an image; `--again` uses what the last call collected in --work.
+Collecting takes about 0.2 s an image, and some 2 s more where the first answer is not sure. What --work holds is used again (remove a
+place's rows to collect them anew); `--again` uses all that it holds, and collects nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -30,22 +32,25 @@ from scipy.stats import chi2
 from d2s.errors import InputError
 from d2s.evaluation.reliability import expected_calibration_error, reliability_bins, wilson
 from d2s.localization.calibration import Observation, calibrate
-from d2s.localization.risk import LEAST
+from d2s.localization.risk import LEAST, conditions_from_json, confidence_for
 from d2s.localization.signals import SIGNALS
-from d2s.localization.trust import WIDER, Calibration, Constants, general_constants
+from d2s.localization.trust import Calibration, Constants, general_constants
 from d2s.localization.trust import probability as logistic_of
 from d2s.scene.atomic import read_json, write_json, write_text
 
 sys.path.insert(0, str(Path(__file__).parent))  # run as a script or loaded by a test: its neighbours are found either way
 import accuracy
 import trust_data
-from other_day_data import ROWS
+from other_day import train
+from other_day_data import prepare
 from page import replaced
-from trust_data import AS_IT_IS, CONDITIONS, SAME, Photos, Place, collect, load_other_day, load_place
+from trust_data import CONDITIONS, ELSEWHERE, ROWS, SAME, UNMAPPED, Photos, Place, collect, load_other_day, load_place
+from trust_sides import FAR, SIDES
 
 RESULTS = Path(__file__).parent / "results" / "trust.json"
 CONSTANTS = Path(trust_data.__file__).parents[1] / "d2s" / "localization" / "trust.json"
-PAGE = Path(__file__).parents[1] / "docs" / "trust.md"
+PAGE = Path(__file__).parents[1] / "docs" / "trust_figures.md"
+RISK_PAGE = PAGE.with_name("max_wrong.md")
 BEGIN, END = "<!-- benchmarks/trust.py -->\n", "<!-- end -->"
 PENALTY = 0.3
 """Weight of the squared weights in the fit: signals say the same thing twice, and rows number hundreds."""
@@ -67,6 +72,13 @@ What is wrong there are not the poses that are found, and no signal can tell. Th
 redkitchen-ends-sfm.
 """
 PARTS = ("shipped", "unseen_place")
+FAST = "fast"
+"""Where first answers stand in the report; all else is of answers after trying harder, as users have them by default."""
+POOL = f"this place ({', '.join(name for name in CONDITIONS if name != ELSEWHERE)})"
+RISKS = (0.1, 0.05, 0.02, 0.01)
+"""Shares of wrong poses that the page tells the price of."""
+DRAWS = 1000
+"""Of facts that agree with all confidences: their calibration error is what so few photos have by chance alone."""
 OWN = "own place"
 OWN_COLUMNS = ("own place: recall", "wrong poses")
 Row = dict[str, Any]
@@ -80,23 +92,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", metavar="ROW", help="rows of --runs to take")
     parser.add_argument("--work", type=Path, default=Path("benchmark_runs/trust"), help="features and rows (default: benchmark_runs/trust)")
     parser.add_argument("--other_day", type=Path, help="work folder of benchmarks/other_day.py: all its places that have a model")
+    parser.add_argument("--data_dir", type=Path, help="the photos, to map the further sides of benchmarks/trust_sides.py as well")
     parser.add_argument("--most", type=int, default=60, help="mapping images of each place at most, validation first (default: 60)")
     parser.add_argument("--others", type=int, default=24, help="photos of each other place at most (default: 24)")
-    parser.add_argument("--degraded", type=int, default=2, help="degraded versions of each image of the right place (default: 2)")
     parser.add_argument(
-        "--alike", nargs="+", default=[], metavar="DATASET/SCENE", help="places whose models see all of each other's photos"
+        "--alike", nargs="+", default=[], metavar="DATASET/SCENE", help="places whose models see more of each other's photos"
     )
-    parser.add_argument("--again", action="store_true", help="use the rows that the last call collected")
+    parser.add_argument("--again", action="store_true", help="use the rows that --work holds, whatever places they are of")
     parser.add_argument("--fit", action="store_true", help="write new constants")
     args = parser.parse_args(argv)
-    rows = read_json(args.work / "rows.json") if args.again else collect_all(places_of(args), args)
+    rows = collected(args.work) if args.again else collect_all(places_of(args), args)
+    unmapped = [row for row in rows if row["condition"] == UNMAPPED]
+    rows = [row for row in rows if row["condition"] != UNMAPPED]
     constants = fit(rows) if args.fit else general_constants()
     if args.fit:
         found = {"conditions": conditions(rows), "learnt_from": about(rows)}
         write_json(CONSTANTS, {"signals": list(SIGNALS), **asdict(constants), **found})
     report = {"machine": accuracy.machine(), **measure(rows, constants), "alike": look_alikes(rows, constants, args.alike)}
+    report["unmapped"] = unmapped_side(rows, unmapped, constants)
     write_json(RESULTS, report)
     write_text(PAGE, with_table(PAGE.read_text(encoding="utf-8"), report))
+    write_text(RISK_PAGE, replaced(RISK_PAGE.read_text(encoding="utf-8"), BEGIN, END, risk_table(report["max_wrong"])))
     print(describe(report))
     return 0
 
@@ -108,6 +124,10 @@ def places_of(args: argparse.Namespace) -> list[Place]:
         row = model.parents[2]
         if row.name == model.parent.name and (not args.only or row.name in args.only):
             found += [load_place(folder.parent, model, row.name, args.work) for folder in row.glob("dataset/*/*/scene.json")]
+    for name, row in (SIDES | FAR).items() if args.other_day and args.data_dir else ():
+        prepare(name, row, args.data_dir.resolve(), args.other_day.resolve())
+        if not (args.other_day / row.place / "logs" / "seed0" / "model").is_dir():
+            train(row, args.other_day.resolve() / row.place, args.other_day.resolve(), 0)
     for home in sorted({args.other_day / row.place for row in ROWS.values()} - {args.other_day / DRIFTING}) if args.other_day else ():
         if (home / "logs" / "seed0" / "model").is_dir() and (not args.only or home.name in args.only):
             found.append(load_other_day(home))
@@ -117,19 +137,31 @@ def places_of(args: argparse.Namespace) -> list[Place]:
 
 
 def collect_all(places: Sequence[Place], args: argparse.Namespace) -> list[Row]:
-    """Rows of all models; those of each model are counted as they come."""
+    """Rows of all models; those of each model are counted as they come, and kept."""
     photos, rows = Photos(args.work), list[Row]()
     for place in places:
-        new = collect(places, place, photos, args.most, args.degraded, args.others, args.alike)
+        path = args.work / f"rows-{place.name}.json"
+        if not path.is_file():
+            write_json(path, collect(places, place, photos, args.most, args.others, args.alike))
+        new = read_json(path)
         rows += new
         print(f"{place.name}: {len(new)} photos, {sum(row['found'] for row in new)} with a pose", flush=True)
-        write_json(args.work / "rows.json", rows)
     return rows
+
+
+def collected(work: Path) -> list[Row]:
+    """Rows of all models that a folder holds."""
+    return [row for path in sorted(work.glob("rows-*.json")) for row in read_json(path)]
 
 
 def is_right(row: Row) -> bool:
     """Whether a row's pose is within its tolerance; a pose in another place is wrong."""
     return observation(row, 0.0).is_right(*row["tolerance"])
+
+
+def after_effort(rows: Sequence[Row]) -> list[Row]:
+    """The rows with the answers that trying harder ended with."""
+    return [{**row, **(row.get("effort") or {})} for row in rows]
 
 
 def is_close(row: Row) -> bool:
@@ -140,7 +172,7 @@ def is_close(row: Row) -> bool:
 def observation(row: Row, score: float) -> Observation:
     """A row as calibration sees it."""
     difference, covariance = (None if row.get(key) is None else np.array(row[key]) for key in ("difference", "covariance"))
-    return Observation(score, difference, covariance)
+    return Observation(score, difference, covariance, row["signals"][SIGNALS.index("residual")] if "signals" in row else math.nan)
 
 
 def is_own(row: Row) -> bool:
@@ -154,8 +186,10 @@ def fit(rows: Sequence[Row]) -> Constants:
 
 
 def logistic(rows: Sequence[Row]) -> Constants:
-    """Both factors of the probability from rows with a pose, and the factor of covariances without a calibration."""
-    found = [row for row in rows if "signals" in row]
+    """Both factors of the probability from rows with a pose, as users get them by default, and the factor of covariances without a
+    calibration.
+    """
+    found = [row for row in after_effort(rows) if "signals" in row]
     plain = [row for row in found if not is_alike(row)]
     signals, right = np.array([row["signals"] for row in plain]), np.array([is_right(row) for row in plain])
     start = Constants(tuple(signals.mean(axis=0)), tuple(signals.std(axis=0) + 1e-6), (), 0.0, (0.0, 0.0), THRESHOLDS[0], 1.0)
@@ -200,7 +234,7 @@ def rounded(constants: Constants) -> Constants:
 
 def choose_threshold(rows: Sequence[Row]) -> float:
     """The lowest that keeps other places out, by constants that know neither place: whoever wants surer poses asks for a higher one."""
-    others = [row for row in rows if not is_own(row)]
+    others = [row for row in after_effort(rows) if not is_own(row)]
     accepted = np.array([p for row, p in unseen(rows, others, evidence)])
     kept_out = [threshold for threshold in THRESHOLDS if (accepted >= threshold).mean() <= ALLOWED_FALSE_ACCEPTS]
     return kept_out[0] if kept_out else THRESHOLDS[-1]
@@ -224,14 +258,14 @@ def general_factor(found: Sequence[Row]) -> float:
 
 
 def by_model(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Rows of photos of the model's own place that were neither degraded nor mapped from, by model."""
+    """Rows of photos of the model's own place that were not mapped from, by model."""
     models = sorted({row["model"] for row in rows})
     return {name: [row for row in rows if row["model"] == name and is_own(row) and is_query(row)] for name in models}
 
 
 def is_query(row: Row) -> bool:
-    """Whether a photo is what a user may ask: as it is, and not one that the map was made from."""
-    return bool(row["kind"] == AS_IT_IS and (not is_own(row) or row["split"] != "train"))
+    """Whether a photo is what a user may ask: not one that the map was made from."""
+    return not is_own(row) or bool(row["split"] != "train")
 
 
 def normalised(rows: Sequence[Row], calibration: Calibration | None = None, factor: float = 1.0) -> NDArray[np.float64]:
@@ -264,33 +298,71 @@ def about(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def conditions(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
-    """For every condition how many photos were asked, and the confidences of wrong poses by constants that never saw their place."""
-    scored = unseen(rows, [row for row in rows if is_query(row)], probability)
-    asked = {row["condition"] for row, _ in scored}
-    return {name: condition([(row, p) for row, p in scored if row["condition"] == name]) for name in CONDITIONS if name in asked}
+    """Of photos of the place and of other places, how many were asked, and the confidences of wrong poses by constants that never saw
+    their place: of the first answer or the one after trying harder, whichever does more harm. Photos of the place are pooled: those of one
+    condition are too few to speak for a wrong pose in a hundred.
+    """
+    queries = [row for row in rows if is_query(row)]
+    first, last = (unseen(rows, answers, harm) for answers in (queries, after_effort(queries)))
+    harms: dict[str, list[float]] = {}
+    for (row, before), (_, after) in zip(first, last, strict=True):
+        harms.setdefault(POOL if is_own(row) else ELSEWHERE, []).append(max(before, after))
+    return {name: {"photos": len(one), "wrong": counted(one)} for name, one in sorted(harms.items(), reverse=True)}
 
 
-def condition(scored: Sequence[tuple[Row, float]]) -> dict[str, Any]:
-    """See `d2s.localization.risk.Condition`."""
-    wrong = sorted((p for row, p in scored if row["found"] and not is_right(row) and p >= LEAST), reverse=True)
-    return {"photos": len(scored), "wrong": [round(p, 6) for p in wrong]}
+def harm(row: Row, constants: Constants) -> float:
+    """The confidence of a wrong pose, 0 of any other row."""
+    return probability(row, constants) if row["found"] and not is_right(row) else 0.0
+
+
+def counted(harms: Sequence[float]) -> list[float]:
+    """Those that `d2s.localization.risk.Condition` holds."""
+    return sorted((round(p, 6) for p in harms if p >= LEAST), reverse=True)
+
+
+def price(rows: Sequence[Row]) -> dict[str, Any]:
+    """For each of RISKS that the photos can speak for the confidence to ask for, and what poses it leaves of each condition's photos."""
+    known = conditions_from_json(conditions(rows), "conditions")
+    scored = unseen(rows, after_effort([row for row in rows if is_query(row)]), probability)
+    names = [name for name in CONDITIONS if any(row["condition"] == name for row, _ in scored)]
+    prices = {}
+    for share in (share for share in RISKS if share >= max(one.smallest for one in known)):
+        least = confidence_for(share, known)
+        given = [(row, row["found"] and p >= least) for row, p in scored]
+        by_condition = {name: left([(row, kept) for row, kept in given if row["condition"] == name]) for name in names}
+        prices[f"{share:g}"] = {"confidence": least, **by_condition}
+    return prices
+
+
+def left(given: Sequence[tuple[Row, bool]]) -> dict[str, float]:
+    """Shares of photos with a close pose and with a wrong one, of those with a note whether their pose is given."""
+    rows = [row for row, kept in given if kept]
+    return {"close": sum(map(is_close, rows)) / len(given), "wrong": sum(not is_right(row) for row in rows) / len(given)}
 
 
 def measure(rows: Sequence[Row], constants: Constants) -> dict[str, Any]:
     """All figures: of the shipped constants, and of constants that never saw the place."""
     calibrations = {name: calibration_of(own, constants) for name, own in by_model(rows).items()}
-    queries = [row for row in rows if is_query(row)]
-    shipped = [(row, probability(row, constants, calibrations[row["model"]])) for row in queries]
-    judged = [(row, evidence(row, constants)) for row in queries]
-    stranger, judged_stranger = (unseen(rows, queries, what) for what in (probability, evidence))
+    first = [row for row in rows if is_query(row)]
+    queries = after_effort(first)
+
+    def parts(asked: Sequence[Row]) -> dict[str, Any]:
+        shipped = [(row, probability(row, constants, calibrations[row["model"]])) for row in asked]
+        judged = [(row, evidence(row, constants)) for row in asked]
+        stranger, judged_stranger = (unseen(rows, asked, what) for what in (probability, evidence))
+        figures_of = figures(shipped, judged, constants.threshold), figures(stranger, judged_stranger, constants.threshold)
+        return dict(zip(PARTS, figures_of, strict=True))
+
     return {
         "constants": asdict(constants),
         "learnt_from": about(rows),
         "measured_on": about(queries),
         "calibrations": {name: asdict(calibration) for name, calibration in calibrations.items()},
-        "shipped": figures(shipped, judged, constants.threshold),
-        "unseen_place": figures(stranger, judged_stranger, constants.threshold),
+        **parts(queries),
+        FAST: parts(first),
+        "max_wrong": price(rows),
         "covariance": {name: covariance_figures(own, calibrations[name], constants) for name, own in by_model(queries).items()},
+        "stated": {name: stated(queries, name, calibrations, constants) for name in CONDITIONS if name != ELSEWHERE},
     }
 
 
@@ -298,12 +370,19 @@ def look_alikes(rows: Sequence[Row], constants: Constants, alike: Collection[str
     """Of all photos of the places `alike`, shown to models of the others: how many have a pose, and how many are accepted by the constants
     and by such as never saw any of these places. Poses that are no more than chance count as found: it is those that are learnt from.
     """
-    shown = [row for row in rows if not is_own(row) and {row["where"], row["shown"]} <= set(alike)]
+    shown = [row for row in after_effort(rows) if not is_own(row) and {row["where"], row["shown"]} <= set(alike)]
     rest = [row for row in rows if not {row["where"], row["shown"]} & set(alike)]
     stranger = logistic(rest) if shown else constants
     accepted, unseen_places = (sum(evidence(row, one) >= constants.threshold for row in shown) for one in (constants, stranger))
     found = sum("signals" in row for row in shown)
     return {"places": sorted(alike), "photos": len(shown), "poses": found, "accepted": accepted, "accepted_unseen": unseen_places}
+
+
+def unmapped_side(rows: Sequence[Row], unmapped: Sequence[Row], constants: Constants) -> dict[str, Any]:
+    """Right and wrong poses, with and without refusals, of photos of a side that was not mapped, after trying harder."""
+    asked = after_effort(unmapped)
+    judged = [(row, evidence(row, constants)) for row in asked], unseen(rows, asked, evidence)
+    return {part: own_place(scored, constants.threshold) for part, scored in zip(PARTS, judged, strict=True)}
 
 
 def calibration_of(own: Sequence[Row], constants: Constants) -> Calibration:
@@ -384,10 +463,16 @@ def own_place(scored: Sequence[tuple[Row, float]], threshold: float) -> dict[str
 
 
 def reliability(scored: Sequence[tuple[Row, float]]) -> dict[str, Any]:
-    """Bins and calibration error of the poses that were found."""
+    """Bins and calibration error of the poses that were found, and the mean and 95 % bound of what perfect confidences have by chance."""
     found = [(is_right(row), p) for row, p in scored if row["found"]]
-    bins = reliability_bins(np.array([p for _, p in found]), np.array([right for right, _ in found], dtype=bool)) if found else []
-    return {"poses": len(found), "ece": expected_calibration_error(bins), "bins": bins}
+    if not found:
+        return {"poses": 0, "ece": 0.0, "bins": [], "ece_by_chance": 0.0, "ece_by_chance_at_most": 0.0}
+    confidence, right = np.array([p for _, p in found]), np.array([right for right, _ in found], dtype=bool)
+    bins = reliability_bins(confidence, right)
+    draws = np.random.default_rng(0).random((DRAWS, len(found))) < confidence
+    chance = [expected_calibration_error(reliability_bins(confidence, drawn)) for drawn in draws]
+    about_chance = {"ece_by_chance": float(np.mean(chance)), "ece_by_chance_at_most": float(np.quantile(chance, 0.95))}
+    return {"poses": len(found), "ece": expected_calibration_error(bins), "bins": bins, **about_chance}
 
 
 def covariance_figures(own: Sequence[Row], calibration: Calibration, constants: Constants) -> dict[str, Any]:
@@ -400,9 +485,24 @@ def covariance_figures(own: Sequence[Row], calibration: Calibration, constants: 
         "residuals_alone": error_factor(own),
         "general_factor": error_factor(own, None, constants.factor),
         "calibrated": error_factor(own, calibration) if calibration.images else None,
-        "within_95": _share_within(calibrated / WIDER**2),
+        "within_95": _share_within(widened(own, calibration, constants)),
         "within_95_not_widened": _share_within(calibrated),
     }
+
+
+def widened(own: Sequence[Row], calibration: Calibration, constants: Constants) -> NDArray[np.float64]:
+    """Squared errors of one model's right poses (N,) in units of the covariance as it is stated in the end."""
+    known = [row for row in own if row.get("covariance") is not None and is_right(row)]
+    times = np.array([calibration.widening(row["signals"][SIGNALS.index("residual")]) for row in known])
+    return (normalised(known, calibration) if calibration.images else normalised(known, None, constants.factor)) / times**2
+
+
+def stated(queries: Sequence[Row], name: str, calibrations: Mapping[str, Calibration], constants: Constants) -> dict[str, Any]:
+    """Of right poses of one condition: median error over stated one, and how many errors lie within the 95 % ellipsoid."""
+    models = by_model([row for row in queries if row["condition"] == name])
+    squared = np.concatenate([np.zeros(0), *(widened(own, calibrations[model], constants) for model, own in models.items())])
+    error = math.sqrt(float(np.median(squared)) / chi2.median(6)) if len(squared) else None
+    return {"poses": len(squared), "error_over_stated": error, "within_95": _share_within(squared)}
 
 
 def _share_within(squared: NDArray[np.float64]) -> float | None:
@@ -438,25 +538,53 @@ def table(report: dict[str, Any]) -> str:
     """The page's tables: one row per model, one per condition."""
     columns = ("model", "photos of other places", "accepted", *OWN_COLUMNS, "error / stated", "within the 95 % ellipsoid")
     rows = [_table_row(name, report) for name in ("all", *report["covariance"])]
-    by_condition = [_condition_row(name, report) for name in CONDITIONS if name in report["shipped"]["own_place"]]
+    known = [name for name in CONDITIONS if name in report["shipped"]["own_place"]]
+    by_condition = [_condition_row(name, name, report) for name in known]
+    by_condition = [(*row, _stated(report["stated"][name])) for name, row in zip(known, by_condition, strict=True)]
+    by_condition += [(*_condition_row(f"{name}, first answers", name, report[FAST]), "") for name in known]
+    first, new = (report[FAST][part]["other_places"]["all"] for part in PARTS)
+    others = f"{first['accepted']} ({new['accepted']}) of {first['photos']}"
     return (
         _lines((columns, ("---",) * len(columns), *rows))
         + "\n"
-        + _lines((("photos", *OWN_COLUMNS, "calibration error"), ("---",) * 4, *by_condition))
+        + _lines((("photos", *OWN_COLUMNS, "calibration error", "by chance", "within the 95 % ellipsoid"), ("---",) * 6, *by_condition))
         + f"\nThreshold {report['constants']['threshold']:g}. Accepted, recall and wrong poses: without refusals → with them (in brackets: "
         "by constants that never saw the place).\n"
         "Recall within 5 cm, or 5 % of the extent, and 5°. Calibration error: by how much confidence and share of right poses differ on "
-        "average.\n" + _alike_line(report["alike"])
+        "average; by chance:\nthat of perfect confidences (in brackets: one draw in twenty has more), which so few photos cannot do better "
+        f"than.\nBy first answers, {others} photos of other places are accepted.\n"
+        + _alike_line(report["alike"])
+        + _unmapped_line(report["unmapped"])
     )
+
+
+def risk_table(prices: dict[str, Any]) -> str:
+    """What each share costs."""
+    own = [name for name in CONDITIONS if name != ELSEWHERE and all(name in one for one in prices.values())]
+    head = ("`--max_wrong`", "confidence asked for", *own, "photos of other places accepted")
+    rows = [
+        (share, f"{one['confidence']:.3f}", *(_of_both(one[name]) for name in own), _percent(one[ELSEWHERE]["wrong"]))
+        for share, one in prices.items()
+    ]
+    return _lines((head, ("---",) * len(head), *rows))
+
+
+def _of_both(shares: dict[str, float]) -> str:
+    return f"{100 * shares['close']:.1f}, {100 * shares['wrong']:.1f} %"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _lines(rows: Sequence[Sequence[str]]) -> str:
     return "".join("| " + " | ".join(row) + " |\n" for row in rows)
 
 
-def _condition_row(name: str, report: dict[str, Any]) -> tuple[str, ...]:
-    ece = [100 * report[part]["reliability"][name]["ece"] for part in PARTS]
-    return name, *_own_cells(name, report), f"{ece[0]:.1f} ({ece[1]:.1f}) %"
+def _condition_row(label: str, name: str, report: dict[str, Any]) -> tuple[str, ...]:
+    shipped, new = (report[part]["reliability"][name] for part in PARTS)
+    chance = f"{100 * new['ece_by_chance']:.1f} ({100 * new['ece_by_chance_at_most']:.1f}) %"
+    return label, *_own_cells(name, report), f"{100 * shipped['ece']:.1f} ({100 * new['ece']:.1f}) %", chance
 
 
 def _own_cells(name: str, report: dict[str, Any]) -> tuple[str, str]:
@@ -472,6 +600,19 @@ def _alike_line(alike: dict[str, Any]) -> str:
     return (
         f"Places that look alike: of {alike['photos']} photos of one, shown to models of the other, {alike['poses']} have a pose;\n"
         f"{alike['accepted']} are accepted ({alike['accepted_unseen']} by constants that saw neither place).\n"
+    )
+
+
+def _stated(one: dict[str, Any]) -> str:
+    return "" if one["within_95"] is None else f"{100 * one['within_95']:.0f} %, error / stated {one['error_over_stated']:.2f}"
+
+
+def _unmapped_line(unmapped: dict[str, Any]) -> str:
+    own, new = (unmapped[part] for part in PARTS)
+    right = round(own["recall"] * own["photos"])
+    return (
+        "Photos of a side that was not mapped, of a building that looks alike from behind, stand in no other figure:\n"
+        f"of {own['photos']}, {right} get a right pose and {own['wrong_without']} → {own['wrong']} ({new['wrong']}) a wrong one.\n"
     )
 
 

@@ -1,13 +1,15 @@
 """What `benchmarks/trust.py` learns from and measures on: results of models on photos of their own place and of all others.
 
-Right place: mapping and validation images, each as it is and degraded (few keypoints, part of the view, blurred descriptors), so that there
-are poses of every quality; test images of the same recording; photos of another day and simulated changes, as `benchmarks/other_day.py`
-asks them. Other places: photos of all other scenes, with cameras of their own. Poses that are no more than chance are kept, and marked.
+Right place: mapping, validation and test images of the same recording; photos of another day and simulated changes, as
+`benchmarks/other_day.py` asks them, and the further sides of `trust_sides`. Other places: photos of all other scenes, with cameras of
+their own. Poses that are no more than chance are kept, and marked. Beside the first answer to a photo stands the one that trying harder
+ends with (`effort`).
 """
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,11 +23,14 @@ from numpy.typing import NDArray
 from d2s.evaluation.matching_baseline import extract_queries
 from d2s.evaluation.reliability import right_within
 from d2s.evaluation.score import METRES, scene_extent
-from d2s.features.base import LocalFeatures, settings_hash
+from d2s.features.base import Extractor, LocalFeatures, settings_hash
 from d2s.features.extraction import extract_all
+from d2s.features.images import read_image
 from d2s.features.table import extractor_from_settings
-from d2s.localization import base, focal
+from d2s.features.upright import extract_upright, quarter_turns
+from d2s.localization import base, effort, focal
 from d2s.localization.covariance import in_world, pose_covariance, pose_difference
+from d2s.localization.effort import Question, try_harder
 from d2s.localization.localizer import Localizer
 from d2s.localization.result import LocalizationResult
 from d2s.localization.signals import signals_of
@@ -34,14 +39,20 @@ from d2s.scene.feature_store import FeatureReader, FeatureWriter
 from d2s.scene.manifest import Scene, SceneImage
 
 sys.path.insert(0, str(Path(__file__).parent))  # run as a script or loaded by a test: its neighbours are found either way
-from other_day_data import ROWS, other_photos
+from other_day_data import ROWS as DAYS
+from other_day_data import other_photos
+from trust_sides import FAR, SIDES
 
 SAME, DAY, CHANGED, ELSEWHERE = CONDITIONS = ("same recording", "another day", "changed photo", "another place")
 """Under what conditions photos were asked, see `Asked`."""
-AS_IT_IS = "as it is"
+UNMAPPED = "a side not mapped"
+"""A condition that nothing is learnt from and nothing promised of: no photo tells the back of a symmetric building from its front."""
 CLOSE_METRES = 0.05
 SAME_PLACE = {"colmap/redkitchen_other_day": "7scenes/redkitchen"}
 """Scenes that show a place of another name."""
+ROWS = DAYS | SIDES | FAR
+MORE_ALIKE = 5
+"""Of places that look alike, models see so many times as many photos of each other: a few of these are what is hardest to refuse."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +90,18 @@ def load_place(folder: Path, model: Path, name: str, work: Path) -> Place:
 
 
 def load_other_day(home: Path) -> Place:
-    """A place of benchmarks/other_day.py in its folder, with all that its rows ask; its model is that of the first seed."""
+    """A place of benchmarks/other_day.py in its folder, with all that its rows ask, as far as they were prepared; its model is that of the
+    first seed.
+    """
     rows = {name: row for name, row in ROWS.items() if row.place == home.name}
     case = next(iter(rows.values())).case
     folder = home / "dataset" / case.dataset / case.scene
     asked = []
     for name, row in rows.items():
         where = folder if row.asked is None else home / "asked" / name
-        condition = DAY if row.asked in (None, other_photos) else CHANGED
+        if not (where / "scene.json").is_file():
+            continue
+        condition = UNMAPPED if name in FAR else DAY if row.asked in (None, other_photos) or name in SIDES else CHANGED
         asked.append(Asked(name, condition, Scene.load(where), home / f"queries-{name}.h5", row.camera))
     if all(row.asked is not None for row in rows.values()):  # its own test images are no row: they are of the recording
         asked.append(Asked(home.name, SAME, Scene.load(folder), home / f"queries-{home.name}.h5"))
@@ -128,38 +143,35 @@ def _read_those(path: Path, images: Sequence[SceneImage]) -> dict[str, LocalFeat
 
 
 def collect(
-    places: Sequence[Place], place: Place, photos: Photos, most: int, degraded: int, others: int, alike: Collection[str] = ()
+    places: Sequence[Place], place: Place, photos: Photos, most: int, others: int, alike: Collection[str] = ()
 ) -> list[dict[str, Any]]:
-    """Rows of one model: what it is asked, at most `most` images of its recording with `degraded` degraded versions of each, and at most
-    `others` photos of every other place.
-
-    Of places that are `alike`, models see all of each other's photos: a few of these are what is hardest to refuse.
+    """Rows of one model: what it is asked, at most `most` images of its recording, and at most `others` photos of every other place,
+    MORE_ALIKE times as many where both are `alike`.
     """
-    localizer = Localizer.load(place.model, min_confidence=0.0)
+    localizer = Localizer.load(place.model)
     rows = []
     for asked in place.asked:
         tests = [image for image in asked.scene.split("test") if image.cam_from_world is not None]
         if tests:
             extract_queries(asked.scene, asked.scene.split("test"), asked.features)
         features = _read_those(asked.features, tests) if tests else {}
-        about = {"asked": asked.name, "condition": asked.condition, "kind": AS_IT_IS}
+        about = {"asked": asked.name, "condition": asked.condition}
         for image in tests:
             camera = asked.scene.camera(image) if asked.camera else None
-            rows.append({**about, **_row(localizer, place, place, image, features[image.name], camera)})
+            rows.append({**about, **_row(localizer, place, place, image, features[image.name], camera, asked.scene.path(image))})
     images = _spread([image for image in place.scene.split("train", "val") if image.cam_from_world is not None], most)
     for image, one in zip(images, photos.read(place, images, localizer.info.features), strict=True):
-        for kind, version in [(AS_IT_IS, one), *_degraded(one, image.name, degraded)]:
-            about = {"asked": place.name, "condition": SAME, "kind": kind}
-            rows.append({**about, **_row(localizer, place, place, image, version, place.scene.camera(image))})
+        about = {"asked": place.name, "condition": SAME}
+        photo = place.scene.path(image) if image.split == "val" else None  # nobody asks what the map was made from
+        rows.append({**about, **_row(localizer, place, place, image, one, place.scene.camera(image), photo)})
     for other in places_to_show(places):
         if other.where == place.where:
             continue
         images = [image for image in other.scene.images if image.cam_from_world is not None]
-        if not {place.where, other.where} <= set(alike):
-            images = _spread(images, others)
+        images = _spread(images, others * (MORE_ALIKE if {place.where, other.where} <= set(alike) else 1))
         for image, one in zip(images, photos.read(other, images, localizer.info.features), strict=True):
-            about = {"asked": other.name, "condition": ELSEWHERE, "kind": AS_IT_IS}
-            rows.append({**about, **_row(localizer, place, other, image, one, other.scene.camera(image))})
+            about = {"asked": other.name, "condition": ELSEWHERE}
+            rows.append({**about, **_row(localizer, place, other, image, one, other.scene.camera(image), other.scene.path(image))})
     return rows
 
 
@@ -182,6 +194,26 @@ def chance_poses() -> Iterator[list[bool]]:
         base.is_by_chance, focal.is_by_chance = tests
 
 
+_REMEMBERED: dict[tuple[Any, ...], list[LocalFeatures]] = {}
+
+
+@contextmanager
+def remembered_features() -> Iterator[None]:
+    """What trying harder extracts of a photo is kept for the models that are shown it after: most have the same features."""
+
+    def remembered(extractor: Extractor, images: Sequence[NDArray[np.uint8]], turns: Sequence[int]) -> list[LocalFeatures]:
+        key = (settings_hash(extractor.settings()), *(hash(image.tobytes()) for image in images), *turns)
+        if key not in _REMEMBERED:
+            _REMEMBERED[key] = extract_upright(extractor, images, turns)
+        return _REMEMBERED[key]
+
+    effort.extract_upright = remembered
+    try:
+        yield
+    finally:
+        effort.extract_upright = extract_upright
+
+
 def places_to_show(places: Sequence[Place]) -> list[Place]:
     """Every place once, by the first of its models."""
     return list({place.where: place for place in reversed(places)}.values())
@@ -195,71 +227,53 @@ def _spread(images: Sequence[SceneImage], most: int) -> list[SceneImage]:
     return first + [rest[i] for i in chosen]
 
 
-def _degraded(features: LocalFeatures, name: str, count: int) -> Iterator[tuple[str, LocalFeatures]]:
-    random = np.random.default_rng([*name.encode(), count])
-    kinds = (("few keypoints", _thinned), ("part of the view", _cropped), ("blurred descriptors", _blurred))
-    start = int(random.integers(len(kinds)))
-    for number in range(count):
-        kind, change = kinds[(start + number) % len(kinds)]
-        yield kind, change(features, random)
-
-
-def _thinned(features: LocalFeatures, random: np.random.Generator) -> LocalFeatures:
-    share = 10 ** random.uniform(-2, -0.3)
-    return _rows(features, random.random(len(features)) < share)
-
-
-def _cropped(features: LocalFeatures, random: np.random.Generator) -> LocalFeatures:
-    """The keypoints of a window in the image: the rest is hidden behind something without texture."""
-    size = np.array(features.image_size) * random.uniform(0.06, 0.4)
-    corner = random.uniform(0, 1, 2) * (np.array(features.image_size) - size)
-    inside = (features.keypoints >= corner) & (features.keypoints < corner + size)
-    return _rows(features, np.all(inside, axis=1))
-
-
-def _blurred(features: LocalFeatures, random: np.random.Generator) -> LocalFeatures:
-    """As in a dark or blurred photo: descriptors turned by up to 70 degrees at random."""
-    descriptors = np.asarray(features.descriptors, dtype=np.float32)
-    noise = random.normal(size=descriptors.shape).astype(np.float32)
-    noise *= random.uniform(0.5, 3.0) / np.sqrt(descriptors.shape[1])
-    turned = descriptors + noise
-    turned /= np.linalg.norm(turned, axis=1, keepdims=True)
-    return LocalFeatures(features.keypoints, features.scores, turned, features.image_size)
-
-
-def _rows(features: LocalFeatures, mask: NDArray[np.bool_]) -> LocalFeatures:
-    return LocalFeatures(features.keypoints[mask], features.scores[mask], features.descriptors[mask], features.image_size)
-
-
 def close_of(scene: Scene) -> float:
     """Distance (scene unit) of the recall that refusals may not cost: 5 cm, or 5 % of the extent of the mapping cameras."""
     return CLOSE_METRES if scene.units == METRES else RELATIVE_TOLERANCE * scene_extent(scene.with_images(scene.split("train", "val")))
 
 
 def _row(
-    localizer: Localizer, place: Place, shown: Place, image: SceneImage, features: LocalFeatures, camera: pycolmap.Camera | None
+    localizer: Localizer,
+    place: Place,
+    shown: Place,
+    image: SceneImage,
+    features: LocalFeatures,
+    camera: pycolmap.Camera | None,
+    photo: Path | None,
 ) -> dict[str, Any]:
-    """What came out for one photo. `difference`: the error (6,), None on the wrong place or without a pose. `found`: whether there is a
-    pose that is more than chance.
+    """What came out for one photo: the first answer, and under "effort" the one that trying harder with its file `photo` ends with, None
+    where that is the first one.
     """
     with chance_poses() as by_chance:
-        result = localizer.localize_features(features, camera)
-    found = result.cam_from_world is not None and not by_chance[0]
+        first = localizer.localize_features(features, camera)
     row: dict[str, Any] = {"model": place.name, "where": place.where, "shown": shown.where, "image": image.name, "split": image.split}
     row |= {"tolerance": right_within(place.scene.units, scene_extent(place.scene)), "close": close_of(place.scene)}
-    row |= {"found": found, "inliers": result.num_inliers}
-    if result.cam_from_world is None or result.cam_from_map is None or result.camera is None:
-        return row
+    true = image.cam_from_world if shown.where == place.where else None
+    row |= _answer(localizer, first, true, not by_chance or by_chance[0])
+    if photo is not None:
+        with remembered_features():
+            question = Question(read_image(photo), quarter_turns(photo), camera, features)
+            last = try_harder(localizer, first, question, time.perf_counter())
+        row["effort"] = None if last.cam_from_map is first.cam_from_map else _answer(localizer, last, true)
+    return row
+
+
+def _answer(localizer: Localizer, result: LocalizationResult, true: NDArray[np.float64] | None, by_chance: bool = False) -> dict[str, Any]:
+    """`found`: whether there is a pose that is more than chance. `difference`: its error (6,), where a `true` pose is known."""
+    cam_from_world = result.refused_pose if result.cam_from_world is None else result.cam_from_world
+    answer: dict[str, Any] = {"found": cam_from_world is not None and not by_chance, "inliers": result.num_inliers}
+    if cam_from_world is None or result.cam_from_map is None or result.camera is None:
+        return answer
     covariance = covariance_of(result, result.camera)
-    row["doubt"] = result.doubt
-    row["signals"] = signals_of(result, result.camera, localizer.estimator.max_error, covariance).tolist()
-    if shown.where == place.where and image.cam_from_world is not None:
-        row["difference"] = pose_difference(result.cam_from_world, image.cam_from_world).tolist()
+    answer["doubt"] = result.doubt
+    answer["signals"] = signals_of(result, result.camera, localizer.estimator.max_error, covariance).tolist()
+    if true is not None:
+        answer["difference"] = pose_difference(cam_from_world, true).tolist()
         field = localizer.info.pose_field
         known = isotropic(*((0.0, 0.0) if field is None else field.deviations(result.cam_from_map)))
-        world = None if covariance is None else in_world(covariance, result.cam_from_map, result.cam_from_world) + known
-        row["covariance"] = None if world is None else world.tolist()
-    return row
+        world = None if covariance is None else in_world(covariance, result.cam_from_map, cam_from_world) + known
+        answer["covariance"] = None if world is None else world.tolist()
+    return answer
 
 
 def covariance_of(result: LocalizationResult, camera: pycolmap.Camera) -> NDArray[np.float64] | None:

@@ -40,4 +40,5 @@ def _observation(localizer: Localizer, scene: Scene, image: SceneImage, reader: 
     if result.cam_from_world is None or image.cam_from_world is None:
         return Observation(-math.inf, None, None)
     weighed = localizer.judge.weigh(result, camera, localizer.estimator.max_error)
-    return Observation(weighed.score, pose_difference(result.cam_from_world, image.cam_from_world), weighed.known_covariance)
+    difference = pose_difference(result.cam_from_world, image.cam_from_world)
+    return Observation(weighed.score, difference, weighed.known_covariance, weighed.residual)

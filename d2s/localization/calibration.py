@@ -29,12 +29,13 @@ EXPECTED = 2.366
 @dataclass(frozen=True)
 class Observation:
     """One image: log odds by the general constants, and the error (6,) with the covariance (6, 6) that residuals and pose field give, in
-    the parametrisation of `d2s.localization.covariance`; no error without a pose.
+    the parametrisation of `d2s.localization.covariance`; no error without a pose. `residual`: the signal.
     """
 
     score: float
     difference: Array | None
     covariance: Array | None
+    residual: float = math.nan
 
     def is_right(self, tolerance_t: float, tolerance_r_deg: float = DEGREES_TOLERANCE) -> bool:
         """Whether the pose is within the tolerance."""
@@ -53,7 +54,9 @@ def calibrate(observations: Sequence[Observation], tolerance_t: float, tolerance
     known = [(o.difference, o.covariance) for o in right if o.difference is not None and o.covariance is not None]
     r, t = (shared_error(known, slice(0, 3)), shared_error(known, slice(3, 6))) if len(known) >= FEWEST else (0.0, 0.0)
     images = len(known) if len(known) >= FEWEST else 0
-    return Calibration(round(shift, 4) + 0.0, float(f"{t:.4g}"), float(f"{r:.4g}"), images, *tolerance)
+    residuals = [o.residual for o in right if math.isfinite(o.residual)]
+    residual = round(float(np.median(residuals)), 4) if images and residuals else None
+    return Calibration(round(shift, 4) + 0.0, float(f"{t:.4g}"), float(f"{r:.4g}"), images, *tolerance, residual)
 
 
 def most_likely_shift(scores: Array, right: NDArray[np.bool_]) -> float:

@@ -261,7 +261,7 @@ class Localizer:
         """Pose from what the network said, xyz (N, 3) and reliability (N,), about N features; `threshold` replaces the own one.
 
         `camera`: None where it is unknown; the result has the one that was used. `matches`: scene points (N, 3) and which of them count
-        (N,), found in another way (`d2s.localization.effort`); what the network said then only casts its doubt.
+        (N,), found in another way (`d2s.localization.effort`); what the network said then only speaks against the pose, where it does.
         """
         ms: dict[str, float] = {}
         with _timed(ms, "pnp"):
@@ -276,6 +276,8 @@ class Localizer:
             if landmarks is not None and seen_by is not None:
                 result = self._look_again(result, features, landmarks, seen_by)
             result = settle(result, found, camera, self.estimator.max_error)
+            if matches is not None:  # few matches that were found in another way agree by chance: those of the whole map have their say too
+                result = replace(result, xyz=np.where(result.used[:, None], result.xyz, xyz), used=result.used | used)
             if result.cam_from_map is not None and result.camera is not None:
                 result = replace(result, cam_from_world=self._in_world(result.cam_from_map))
                 result = self._doubted(result, features, xyz, reliability, used, result.camera)

@@ -1,6 +1,6 @@
 """Which confidence to ask for so that wrong poses stay rare: conformal risk control (Angelopoulos et al., 2022).
 
-benchmarks/trust.py keeps, for every condition under which photos were asked, how many there were and the confidences of those that got a
+benchmarks/trust.py keeps, for photos of the place and of other places, how many there were and the confidences of those that got a
 wrong pose, each by constants that never saw its place. A photo does harm when it gets a wrong pose that is accepted. If the next photo is
 exchangeable with the n of a condition, the lowest confidence for which (harmful ones + 1) / (n + 1) <= max_wrong keeps the probability of
 harm within max_wrong; the highest of all conditions does so whatever their mixture.
@@ -62,7 +62,7 @@ def promise(max_wrong: float, confidence: float) -> str:
     about = ", ".join(f"{condition.name} ({condition.photos})" for condition in calibrated())
     return (
         f"Poses of confidence below {confidence:.4g} are refused: at most {100 * max_wrong:g} % of photos get a wrong pose, if they are "
-        f"like those that this was calibrated on, by first answers (effort fast): {about}."
+        f"like those that this was calibrated on, by efforts fast and auto: {about}."
     )
 
 

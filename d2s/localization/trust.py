@@ -37,10 +37,12 @@ DEGREES_TOLERANCE, RELATIVE_DEGREES_TOLERANCE = 2.0, 5.0
 """In a scene without scale, reference poses are often no better than 2 degrees: photos of strangers, their focal lengths guessed."""
 DOUBTFUL = 0.5
 """`doubt` from which a refusal is put down to look-alikes."""
-WIDER = 3.5
-"""What standard deviations are multiplied with in the end: a few errors are far larger than the others, more so on another day. With this,
-92 % of photos of other days lie within their 95 % ellipsoid in benchmarks/trust.py (1.5: 55 %), and 99 % of those of the recording.
+WIDER, AS_MAPPED = 3.5, 2.0
+"""What standard deviations are multiplied with in the end: a few errors are far larger than the others, more so on another day. The second
+is for photos that fit as well as those of the recording do, see ALIKE.
 """
+ALIKE = 1.1
+"""Residual, in units of what validation images have, up to which a photo fits as well as they do: another day shows in the residuals."""
 FARTHEST = 4.0
 """Standard deviations from the mean at which a signal stops counting for more: no single one decides alone."""
 
@@ -80,7 +82,7 @@ class Calibration:
     """What the validation images of a place say: log odds to add, and standard deviations that poses have beside their residuals'.
 
     `t` in the scene's unit and `r` in radians, both per axis; `images`: how many it was made from. `tolerance_t` and `tolerance_r_deg`:
-    what "right" means here.
+    what "right" means here. `residual`: median of theirs, in units of the threshold (None: unknown).
     """
 
     shift: float = 0.0
@@ -89,6 +91,7 @@ class Calibration:
     images: int = 0
     tolerance_t: float | None = None
     tolerance_r_deg: float = DEGREES_TOLERANCE
+    residual: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """JSON values for `ModelInfo.trust`."""
@@ -99,21 +102,26 @@ class Calibration:
         """Raises FormatError for a record that is none."""
         try:
             record = Calibration(**value)
-            numbers = [record.shift, record.t, record.r, record.tolerance_r_deg, record.tolerance_t or 0.0]
+            numbers = [record.shift, record.t, record.r, record.tolerance_r_deg, record.tolerance_t or 0.0, record.residual or 0.0]
             if not all(math.isfinite(number) for number in numbers) or record.t < 0 or record.r < 0:
                 raise ValueError(f"{numbers}")
             return record
         except (TypeError, ValueError) as error:
             raise FormatError(f"The model's record of trust is damaged ({error}).", "Train again, or copy the model again.") from None
 
+    def widening(self, residual: float) -> float:
+        """What standard deviations of a pose with this residual are multiplied with in the end."""
+        return AS_MAPPED if self.residual is not None and residual <= ALIKE * self.residual else WIDER
+
 
 class Weighed(NamedTuple):
-    """Log odds that the image supports a pose (`evidence`) and that the pose is right (`score`), its covariance (6, 6) by residuals, and
-    the standard deviations per axis of the pose field there, in radians and in the scene's unit.
+    """Log odds that the image supports a pose (`evidence`) and that the pose is right (`score`), the signal `residual`, its covariance
+    (6, 6) by residuals, and the standard deviations per axis of the pose field there, in radians and in the scene's unit.
     """
 
     evidence: float
     score: float
+    residual: float
     covariance: Array | None
     field: tuple[float, float] = (0.0, 0.0)
 
@@ -147,7 +155,7 @@ class Judge:
             return result
         weighed = self.weigh(result, camera, max_error)
         evidence, confidence = probability(weighed.evidence), probability(weighed.score + self.calibration.shift)
-        covariance = None if weighed.covariance is None else self._with_map(weighed.covariance, weighed.field)
+        covariance = None if weighed.covariance is None else self._with_map(weighed.covariance, weighed)
         result = replace(result, trust=Trust(confidence, covariance))
         # By default the evidence in the image decides, whatever the place: where parts of it look alike, confidence is low even for right
         # poses, and refusing half of these keeps no other place out.
@@ -163,11 +171,13 @@ class Judge:
         signals, constants = signals_of(result, camera, max_error, covariance), self.constants or general_constants()
         in_the_world = None if covariance is None else in_world(covariance, result.cam_from_map, result.cam_from_world)
         field = (0.0, 0.0) if self.field is None else self.field.deviations(result.cam_from_map)
-        return Weighed(constants.evidence(signals), constants.score(signals, result.doubt), in_the_world, field)
+        residual = float(signals[SIGNALS.index("residual")])
+        return Weighed(constants.evidence(signals), constants.score(signals, result.doubt), residual, in_the_world, field)
 
-    def _with_map(self, covariance: Array, field: tuple[float, float]) -> Array:
+    def _with_map(self, covariance: Array, weighed: Weighed) -> Array:
         factor = 1.0 if self.calibration.images else (self.constants or general_constants()).factor
-        return np.asarray(WIDER**2 * (factor**2 * covariance + isotropic(self.calibration.r, self.calibration.t) + isotropic(*field)))
+        whole = factor**2 * covariance + isotropic(self.calibration.r, self.calibration.t) + isotropic(*weighed.field)
+        return np.asarray(self.calibration.widening(weighed.residual) ** 2 * whole)
 
 
 def isotropic(r: float, t: float) -> Array:

@@ -88,6 +88,9 @@ def test_figures_count_photos_and_refusals(trust):
     assert set(report["unseen_place"]["own_place"]) == {"all", "a", "b", "c", *CONDITIONS[:3]}
     covariance = report["covariance"]["a"]
     assert abs(math.log(covariance["calibrated"])) < 0.3 and covariance["residuals_alone"] > 1.3 * covariance["calibrated"]
+    poses = [report["stated"][name]["poses"] for name in CONDITIONS[:3]]
+    assert sum(poses) == sum(report["covariance"][name]["poses"] for name in ("a", "b", "c")) and min(poses) > 20
+    assert report["stated"]["another day"]["within_95"] > 0.95 and report["stated"]["another day"]["error_over_stated"] < 0.7
     json.dumps(report, allow_nan=False)
     assert "other places" in trust.describe(report)
 
@@ -95,11 +98,41 @@ def test_figures_count_photos_and_refusals(trust):
 def test_harm_is_counted_by_condition(trust):
     all_rows = [*rows(0), {**made("a", "a", 3.0, 3.0, 3), "found": False}]
     found = trust.conditions(all_rows)
-    assert [found[name]["photos"] for name in CONDITIONS] == [51, 50, 50, 150]
-    for name in CONDITIONS:
-        wrong = [row for row in all_rows if row["condition"] == name and row["found"] and not trust.is_right(row)]
+    assert {name: one["photos"] for name, one in found.items()} == {trust.POOL: 151, "another place": 150}
+    for name, own in ((trust.POOL, True), ("another place", False)):
+        wrong = [row for row in all_rows if trust.is_own(row) == own and row["found"] and not trust.is_right(row)]
         assert 0 < len(found[name]["wrong"]) <= len(wrong) and found[name]["wrong"] == sorted(found[name]["wrong"], reverse=True)
     assert max(found["another place"]["wrong"]) < 0.1  # confidences, by constants that did not see the place
+
+
+def test_harm_counts_the_worse_of_both_answers(trust):
+    """A wrong pose harms whether it was there at first or came of trying harder; a photo counts once."""
+    right, wrong = made("a", "a", 2.0, 0.02, 3), made("a", "a", 2.0, 3.0, 3)
+    answer = {key: wrong[key] for key in ("found", "inliers", "signals", "doubt", "difference", "covariance")}
+    both = [trust.conditions([*rows(0), one])[trust.POOL] for one in ({**right, "effort": answer}, wrong, right)]
+    assert both[0] == both[1] and both[0]["photos"] == both[2]["photos"] == 151
+    assert max(both[0]["wrong"]) > max(both[2]["wrong"])
+    assert trust.after_effort([{**right, "effort": answer}, {**right, "effort": None}])[0]["difference"] == wrong["difference"]
+
+
+def test_a_smaller_share_of_wrong_poses_costs_more(trust):
+    prices = trust.price([*rows(0), *rows(1), *rows(2)])
+    assert list(prices) == ["0.1", "0.05", "0.02", "0.01"]
+    least = [one["confidence"] for one in prices.values()]
+    assert least == sorted(least)
+    for share, one in prices.items():
+        assert np.mean([one[name]["wrong"] for name in CONDITIONS[:3]]) <= float(share) >= one["another place"]["wrong"]
+    assert list(trust.price(rows()[:120])) == ["0.1", "0.05", "0.02"]  # sixty photos cannot speak for one in a hundred
+
+
+def test_perfect_confidences_have_a_calibration_error_by_chance(trust):
+    random = np.random.default_rng(0)
+    p = random.uniform(0, 1, 400)
+    found = [({**made("a", "a", 1.0, 0.02 if random.uniform() < one else 3.0, n), "found": True}, float(one)) for n, one in enumerate(p)]
+    measured = trust.reliability(found)
+    assert 0 < measured["ece_by_chance"] < measured["ece_by_chance_at_most"] < 0.15
+    assert measured["ece"] < 2 * measured["ece_by_chance_at_most"]
+    assert trust.reliability(found[:40])["ece_by_chance"] > 1.5 * measured["ece_by_chance"]
 
 
 def test_one_place_has_no_other_places(trust, tmp_path):
@@ -124,3 +157,4 @@ def test_the_page_states_what_was_measured(trust):
     report = json.loads(trust.RESULTS.read_text(encoding="utf-8"))
     page = trust.PAGE.read_text(encoding="utf-8")
     assert trust.with_table(page, report) == page, "run: python benchmarks/trust.py --again"
+    assert trust.risk_table(report["max_wrong"]) in trust.RISK_PAGE.read_text(encoding="utf-8")

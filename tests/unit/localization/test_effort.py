@@ -66,6 +66,19 @@ def test_views_find_what_the_whole_map_did_not() -> None:
     assert distance < 1e-4 and angle < 1e-3
 
 
+def test_what_is_found_in_another_way_is_judged_beside_the_matches_of_the_whole_map() -> None:
+    """Thirty matches that agree say less where hundreds of the photo's own contradict them."""
+    place = Place(knows=0.0)
+    asked = localizer(place)
+    features, xyz, reliability = asked.predict(place.features())
+    matches = place.xyz.astype(np.float32), np.arange(POINTS) < 30
+    against, alone = (asked.solve(features, xyz, certain, CAMERA, matches=matches) for certain in (reliability, 0 * reliability))
+    assert (against.num_inliers, against.kept) == (30, POINTS) and alone.kept < 90 and alone.num_inliers >= 30
+    np.testing.assert_allclose(against.cam_from_map, POSES[1], atol=1e-5)
+    weighed = [asked.judge.weigh(result, CAMERA, asked.estimator.max_error).evidence for result in (against, alone)]
+    assert weighed[0] < weighed[1] - 0.5
+
+
 def test_a_model_without_views_has_none_to_ask() -> None:
     place = Place(knows=1.0)
     place.info = replace(place.info, views=None)

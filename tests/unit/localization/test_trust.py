@@ -19,7 +19,7 @@ from d2s.localization.doubt import doubt
 from d2s.localization.result import LocalizationResult
 from d2s.localization.signals import SIGNALS, signals_of
 from d2s.localization.table import make_estimator
-from d2s.localization.trust import WIDER, Calibration, Judge, constants_from_json, general_constants
+from d2s.localization.trust import AS_MAPPED, WIDER, Calibration, Judge, constants_from_json, general_constants
 
 CAMERA = parse_camera("PINHOLE 640 480 525 525 320 240")
 TRUE = pose.from_qvec_tvec([0.8, 0.1, -0.5, 0.2], [0.3, -1.0, 2.0])
@@ -138,6 +138,13 @@ def test_a_calibration_moves_odds_and_widens_covariances():
     assert place.trust.sigma_r_deg == pytest.approx(math.hypot(plain.trust.sigma_r_deg, WIDER * 2 * math.sqrt(3)))
 
 
+def test_a_photo_that_fits_as_well_as_the_validation_images_is_as_certain_as_they_are():
+    residual = Judge().weigh(GOOD, CAMERA, MAX_ERROR).residual
+    places = [Calibration(images=5, residual=usual) for usual in (None, 0.8 * residual, residual, 2 * residual)]
+    unknown, worse, same, better = (Judge(place, 0.0)(GOOD, CAMERA, MAX_ERROR).trust for place in places)
+    assert unknown.sigma_t == worse.sigma_t == pytest.approx(WIDER / AS_MAPPED * same.sigma_t) and same.sigma_t == better.sigma_t
+
+
 def test_a_pose_field_widens_covariances_where_it_is_far_from_its_anchors():
     here = GOOD.cam_from_map
     field = PoseField(here[None], np.zeros((1, 6)), np.zeros(6), (Reach(1.0, 10.0, 1e-4),) * 2, (math.radians(2), 0.3))
@@ -158,7 +165,7 @@ def test_without_a_calibration_covariances_have_the_general_factor():
 
 
 def test_the_record_survives_json():
-    record = Calibration(0.2, 0.01, 0.001, 12, 0.25)
+    record = Calibration(0.2, 0.01, 0.001, 12, 0.25, residual=0.1)
     assert Calibration.from_json(json.loads(json.dumps(record.to_json()))) == record
     assert Calibration.from_json({}) == Calibration()
 
@@ -198,11 +205,11 @@ def test_the_error_that_all_points_share_is_found():
 def test_a_place_is_calibrated_from_its_right_poses():
     random = np.random.default_rng(1)
     stated = np.diag([1e-4**2] * 3 + [1e-3**2] * 3)
-    right = [Observation(2.0, random.normal(0, [0.002] * 3 + [0.03] * 3), stated) for _ in range(60)]
+    right = [Observation(2.0, random.normal(0, [0.002] * 3 + [0.03] * 3), stated, 0.2) for _ in range(60)]
     wrong = [Observation(2.0, np.array([0, 0, 0, 3.0, 0, 0]), stated) for _ in range(20)]
     missing = [Observation(-math.inf, None, None)] * 5
     record = calibrate(right + wrong + missing, 0.25)
-    assert (record.images, record.tolerance_t) == (60, 0.25)
+    assert (record.images, record.tolerance_t, record.residual) == (60, 0.25, 0.2)
     assert record.t == pytest.approx(0.03, rel=0.25) and record.r == pytest.approx(0.002, rel=0.25)
     assert -1.2 < record.shift < -0.4  # 75 % right where the general constants expect 88 %
     assert calibrate(right, 0.25).shift > 0
