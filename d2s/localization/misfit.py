@@ -21,7 +21,7 @@ from d2s.localization.base import PoseEstimate
 from d2s.localization.correspondences import Correspondences
 from d2s.localization.covariance import PARAMETERS, joint_covariance
 from d2s.localization.focal import OPEN, start_with_focal
-from d2s.localization.lens import CENTER, FOCAL, Free
+from d2s.localization.lens import CENTER, FOCAL, Free, believable
 from d2s.localization.refine import find_inliers, promise, refine_camera, robust_cost
 
 Array = NDArray[np.float64]
@@ -45,7 +45,7 @@ those of the map fit no better. On the Statue of Liberty, whose map knows one ca
 MARGIN, DEVIATIONS = 0.02, 3.0
 """Principal points lie off the middle by so much of the longer image side in photos that nobody cropped, and are estimated to so many
 standard deviations."""
-REASON = "its camera does not fit what the image shows, nor does that of a part of an image or of a zoom: name the right one"
+REASON = "its camera does not fit what the image shows, nor does that of a part of it or of a zoom: name the right one, or none"
 
 
 def other_camera(
@@ -61,7 +61,7 @@ def other_camera(
         return _settled(_candidates([], points, max_error, seed), None, points, max_error, 0.0)
     given, near = (found.cam_from_world, points.camera), []
     clear = CLEAR * (1.0 if usual is None else usual)
-    if found.num_inliers >= THIN * len(points):
+    if found.num_inliers >= THIN * len(points) and believable(points.camera):  # else a step promises nothing
         if promise(given[0], points, max_error, (FOCAL, CENTER)) > 1 - PROMISING * (1 - clear):
             return None
         near = [refine_camera(given[0], points, max_error, (FOCAL, CENTER))]
