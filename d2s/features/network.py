@@ -109,7 +109,7 @@ def torch_device(device: str) -> torch.device:
 def _to_tensor(image: NDArray[Any]) -> Tensor:
     """(C, H, W) in the image's type."""
     array = image[:, :, None] if image.ndim == 2 else image
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+    return torch.from_numpy(array.transpose(2, 0, 1).copy())  # ascontiguousarray would leave the negative strides of one turned pixel
 
 
 def _keep(mask: Tensor, *tensors: Tensor) -> Any:

@@ -36,10 +36,26 @@ def load_pose_field(path: Path) -> PoseField:
     try:
         arrays = {name: values.astype(np.float64).reshape(SHAPES[name]) for name, values in load_file(path).items() if name in SHAPES}
         spread = tuple(arrays["spread"].tolist()) if "spread" in arrays else (0.0, 0.0)
+        _check(arrays)
         reach = _reaches(arrays["reach"], arrays.get("noise", np.ones(1)))
         return PoseField(arrays["anchors"], arrays["weights"], arrays["mean"], reach, spread)
     except (SafetensorError, KeyError, ValueError, IndexError) as error:
         raise FormatError(f"{path} is damaged ({' '.join(str(error).split())[:200]}).", "Copy the model again, or train again.") from None
+
+
+def _check(arrays: dict[str, NDArray[np.float64]]) -> None:
+    """Raises ValueError for numbers that answers would be silently wrong with, or that only fail with the first photo."""
+    for name, values in arrays.items():
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name} holds numbers that are not finite")
+    if len(arrays["anchors"]) != len(arrays["weights"]):
+        raise ValueError(f"{len(arrays['anchors'])} anchors, but {len(arrays['weights'])} rows of weights")
+    if not (arrays.get("noise", np.ones(1)) > 0).all() or arrays.get("noise", np.ones(1)).size not in (1, 2):
+        raise ValueError("noise must be one or two positive numbers")
+    reach = arrays["reach"]
+    kernel = reach.reshape(-1, 3)[:, 2] if len(reach) == 6 else np.zeros(1)
+    if len(reach) not in (2, 6) or not np.isin(kernel, np.arange(len(KERNELS))).all():
+        raise ValueError(f"reach is none: {reach.tolist()}")
 
 
 def _reaches(reach: NDArray[np.float64], noise: NDArray[np.float64]) -> tuple[Reach, Reach]:

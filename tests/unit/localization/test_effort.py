@@ -158,3 +158,10 @@ def test_weights_that_bear_turns_look_at_turned_photos_of_maps_made_with_the_usu
         assert made == expected
     monkeypatch.setattr(module, "find_weights", lambda name: None)
     assert module._turn_bearing(asked) is None
+
+
+def test_a_single_pixel_can_be_turned() -> None:
+    """Turned by half, its array has negative strides that PyTorch does not take."""
+    from d2s.features.network import _to_tensor
+
+    assert _to_tensor(np.rot90(np.full((1, 1, 3), 7, np.uint8), 2)).shape == (3, 1, 1)

@@ -165,3 +165,10 @@ def test_where_all_photos_of_a_map_gain_a_gain_says_nothing():
     found = make_estimator(max_error=MAX_ERROR).estimate(pixels, xyz, given.camera)
     usual = gain(found.cam_from_world, given, MAX_ERROR)
     assert usual < 0.8 and other_camera(found, given, MAX_ERROR, usual) is None and other_camera(found, given, MAX_ERROR) is not None
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 20.0, 100.0])
+def test_a_focal_length_that_no_lens_has_is_not_taken_at_its_word(share):
+    """From there one step of refinement promises little: pose and focal length are found anew."""
+    found = asked(lens(520.0 * share), lens(520.0), outliers=0.3)
+    assert found is not None and found.camera.mean_focal_length() == pytest.approx(520.0, rel=0.03)

@@ -42,3 +42,22 @@ def test_fields_of_earlier_versions_have_a_gaussian_kernel_and_do_not_say_how_su
     save_file(tensors, tmp_path / "damaged")
     with pytest.raises(FormatError, match="damaged"):
         load_pose_field(tmp_path / "damaged")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("mean", np.full(6, np.nan)),
+        ("spread", np.array([np.nan, 0.1])),
+        ("weights", np.zeros((4, 6), np.float32)),
+        ("noise", np.array([0.0, 0.1])),
+        ("noise", np.zeros(0)),
+        ("reach", np.array([1.5])),
+        ("reach", np.array([[1.5, 40.0, -1.0], [1.5, 40.0, 0.0]])),
+    ],
+)
+def test_a_field_that_could_only_mislead_is_refused_when_it_is_loaded(tmp_path, name, value):
+    save_pose_field(tmp_path / "good", FIELD)
+    save_file({**load_file(tmp_path / "good"), name: value}, tmp_path / "bad")
+    with pytest.raises(FormatError, match="damaged"):
+        load_pose_field(tmp_path / "bad")
