@@ -82,7 +82,7 @@ def measure(name: str, row: Row, data_dir: Path, work: Path, count: int) -> dict
         write_parts(folder, target, count)
     scene = Scene.load(target)
     extract_queries(scene, scene.split("test"), target / "queries.h5")
-    localizer, mapped = Localizer.load(train(row, home, work, 0)), scene.with_images(scene.split("train", "val"))
+    localizer, mapped = Localizer.load(train(row, home, work)), scene.with_images(scene.split("train", "val"))
     unit = 0.05 if scene.units == METRES else 0.05 * scene_extent(mapped)
     answers: dict[str, list[dict[str, Any]]] = {}
     with FeatureReader(target / "queries.h5") as queries:

@@ -20,7 +20,7 @@ from d2s.localization.acceptance import FOCAL_SAMPLE, is_by_chance
 from d2s.localization.base import PoseEstimate
 from d2s.localization.correspondences import Correspondences
 from d2s.localization.covariance import PARAMETERS, joint_covariance
-from d2s.localization.focal import OPEN, start_with_focal
+from d2s.localization.focal import OPEN, estimate_with_focal, start_with_focal
 from d2s.localization.lens import CENTER, FOCAL, Free, believable
 from d2s.localization.refine import find_inliers, promise, refine_camera, robust_cost
 
@@ -69,7 +69,21 @@ def other_camera(
             return None
     clear *= max(1 - CHANCE / max(found.num_inliers, 1), 0.0)
     other = _settled(_candidates([given], points, max_error, seed, near), given, points, max_error, clear)
+    if other is not None and other.success:
+        other = _undistorted(other, points, max_error, seed)
     return None if other is None or ((usual is None or usual < SOUND) and not _longer(other, points.camera)) else other
+
+
+def _undistorted(mended: PoseEstimate, points: Correspondences, max_error: float, seed: int) -> PoseEstimate:
+    """The answer without any camera where it fits clearly better: the given distortion was wrong, and a longer focal length only hides it."""
+    assert mended.cam_from_world is not None and mended.camera is not None
+    size = points.camera.width, points.camera.height
+    alone = estimate_with_focal(points.pixels, points.xyz, size, max_error, points.weights, seed)
+    if alone.cam_from_world is None or alone.camera is None:
+        return mended
+    if _left((alone.cam_from_world, alone.camera), (mended.cam_from_world, mended.camera), points, max_error) >= CLEAR:
+        return mended
+    return PoseEstimate(True, alone.cam_from_world, points.scatter(alone.inliers), "", alone.camera, alone.free)
 
 
 def _longer(found: PoseEstimate, given: pycolmap.Camera) -> bool:

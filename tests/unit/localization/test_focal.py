@@ -172,3 +172,10 @@ def test_a_focal_length_that_no_lens_has_is_not_taken_at_its_word(share):
     """From there one step of refinement promises little: pose and focal length are found anew."""
     found = asked(lens(520.0 * share), lens(520.0), outliers=0.3)
     assert found is not None and found.camera.mean_focal_length() == pytest.approx(520.0, rel=0.03)
+
+
+@pytest.mark.parametrize("radial", [0.15, 0.5])
+def test_a_wrong_distortion_is_not_hidden_by_a_longer_focal_length(radial):
+    """As of a sign that was mistaken: the answer is that without a camera, or none."""
+    found = asked(lens(520.0, radial), lens(520.0, -0.11), count=600)
+    assert found is not None and (not found.success or pose.pose_error(found.cam_from_world, TRUE)[0] < 0.15)
