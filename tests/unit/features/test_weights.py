@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import http.server
 import threading
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(Handler, "requests", [])
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(urllib.request, "_opener", None)  # made once: by an earlier test it may have been with a proxy that is gone
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as instance:
         threading.Thread(target=instance.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{instance.server_address[1]}"
