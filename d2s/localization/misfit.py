@@ -75,7 +75,7 @@ def other_camera(
 
 
 def _undistorted(mended: PoseEstimate, points: Correspondences, max_error: float, seed: int) -> PoseEstimate:
-    """The answer without any camera where it fits clearly better: the given distortion was wrong, and a longer focal length only hides it."""
+    """The answer without any camera where it fits clearly better: the given distortion is wrong, a longer focal length only hides it."""
     assert mended.cam_from_world is not None and mended.camera is not None
     size = points.camera.width, points.camera.height
     alone = estimate_with_focal(points.pixels, points.xyz, size, max_error, points.weights, seed)
