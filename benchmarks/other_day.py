@@ -174,23 +174,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measure(name: str, row: Row, data_dir: Path, work: Path, seeds: Sequence[int], methods: Sequence[str], few: int) -> dict[str, Any]:
     """Figures of every method on one row for every seed."""
-    folder, home = prepare(name, row, data_dir, work), work / row.place
-    scene = Scene.load(folder)
-    data, mapped = load_training_set(folder, scene), scene.with_images(scene.split("train", "val"))
-    features = home / f"queries-{name}.h5"
-    extract_queries(scene, scene.split("test"), features)
-    images = [image for image in scene.split("test") if image.cam_from_world is not None]
-    model = train(row, home, work)
+    asked, images, about = read_row(name, row, data_dir, work)
     found: dict[str, list[dict[str, Any]]] = {}
     for key in methods:
         method = METHODS[key]
         chosen, some = (evenly(images, few), seeds[:1]) if method.slow else (images, seeds)
         try:
-            found[key] = ask(method, Asked(folder, scene, data, model, features), chosen, row.camera, some)
+            found[key] = ask(method, asked, chosen, row.camera, some)
         except WeightsError as error:
             print(f"{name}: {key} is left out: {error}", flush=True)
-    counts = {"mapped": len(mapped.images), "queries": len(images)}
-    return {"units": scene.units, "extent": scene_extent(mapped), **counts, "methods": found}
+    return {**about, "methods": found}
+
+
+def read_row(name: str, row: Row, data_dir: Path, work: Path) -> tuple[Asked, list[SceneImage], dict[str, Any]]:
+    """What methods may look at, with the model that default options train, the queries whose pose is known, and what the row is about."""
+    folder, home = prepare(name, row, data_dir, work), work / row.place
+    scene = Scene.load(folder)
+    features, mapped = home / f"queries-{name}.h5", scene.with_images(scene.split("train", "val"))
+    extract_queries(scene, scene.split("test"), features)
+    images = [image for image in scene.split("test") if image.cam_from_world is not None]
+    about = {"units": scene.units, "extent": scene_extent(mapped), "mapped": len(mapped.images), "queries": len(images)}
+    return Asked(folder, scene, load_training_set(folder, scene), train(row, home, work), features), images, about
 
 
 def train(row: Row, home: Path, work: Path, options: Sequence[str] = ()) -> Path:

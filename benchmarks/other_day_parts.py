@@ -22,8 +22,6 @@ import pycolmap
 import torch
 from numpy.typing import NDArray
 
-from d2s.evaluation.matching_baseline import extract_queries
-from d2s.evaluation.score import scene_extent
 from d2s.features.base import LocalFeatures
 from d2s.localization.effort import Effort
 from d2s.localization.localizer import Localizer
@@ -33,13 +31,11 @@ from d2s.regressor.landmark_map import LandmarkMap
 from d2s.regressor.landmarks import LandmarkNet
 from d2s.regressor.model_files import TrainedModel, load_model, model_bytes
 from d2s.scene.atomic import read_json, write_json
-from d2s.scene.manifest import Scene
-from d2s.training.data import load_training_set
 
 sys.path.insert(0, str(Path(__file__).parent))  # run as a script or loaded by a test: its neighbours are found either way
 from accuracy import machine
-from other_day import METHODS, Asked, Locate, Method, ask, of_features, train
-from other_day_data import ROWS, Row, prepare
+from other_day import METHODS, Asked, Locate, Method, ask, of_features, read_row, train
+from other_day_data import ROWS, Row
 from other_day_table import brief, describe
 from page import replaced
 
@@ -166,20 +162,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measure(name: str, row: Row, data_dir: Path, work: Path, parts: Sequence[str]) -> dict[str, Any]:
     """Figures of the named parts on one row."""
-    folder, home = prepare(name, row, data_dir, work), work / row.place
-    scene = Scene.load(folder)
-    data, mapped = load_training_set(folder, scene), scene.with_images(scene.split("train", "val"))
-    features = home / f"queries-{name}.h5"
-    extract_queries(scene, scene.split("test"), features)
-    images = [image for image in scene.split("test") if image.cam_from_world is not None]
+    asked, images, about = read_row(name, row, data_dir, work)
     found = {}
     for key in parts:
-        part = PARTS.get(key, Part())
-        method = METHODS[key] if key in BESIDE else part.method()
-        asked = Asked(folder, scene, data, train(row, home, work, part.options), features)
-        found[key] = ask(method, asked, images, row.camera, (0,))
-    counts = {"mapped": len(mapped.images), "queries": len(images)}
-    return {"units": scene.units, "extent": scene_extent(mapped), **counts, "methods": found}
+        method = METHODS[key] if key in BESIDE else PARTS[key].method()
+        options = () if key in BESIDE else PARTS[key].options
+        one = replace(asked, model=train(row, work / row.place, work, options)) if options else asked
+        found[key] = ask(method, one, images, row.camera, (0,))
+    return {**about, "methods": found}
 
 
 def table(rows: Mapping[str, Any]) -> str:
